@@ -1,0 +1,59 @@
+"""Official ViT-Adapter weights to the names of this package."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from vitadapter_d2.checkpoint.rename import Rules, rename_keys, with_prefix
+
+# Of the adapter's parts, anywhere in a key: they also hold for an injector or extractor alone.
+MODULE_RULES: Rules = [(r"\bffn\.dwconv\.dwconv\.", "ffn.dwconv.")]
+
+SPATIAL_PRIOR_RULES: Rules = [
+    (r"^spm\.fc1\.", "spm.proj_res2."),
+    (r"^spm\.fc2\.", "spm.proj_res3."),
+    (r"^spm\.fc3\.", "spm.proj_res4."),
+    (r"^spm\.fc4\.", "spm.proj_res5."),
+    (r"^spm\.conv2\.", "spm.res3."),
+    (r"^spm\.conv3\.", "spm.res4."),
+    (r"^spm\.conv4\.", "spm.res5."),
+    (r"^spm\.", "spatial_prior."),
+]
+
+# Only the names at the top: a block's norm1 is a LayerNorm of the trunk.
+_OUTPUTS: Rules = [
+    (r"^norm1\.", "norms.res2."),
+    (r"^norm2\.", "norms.res3."),
+    (r"^norm3\.", "norms.res4."),
+    (r"^norm4\.", "norms.res5."),
+]
+
+_VIT_TRUNK: Rules = [
+    (r"^(blocks\.\d+)\.gamma([12])$", r"\1.ls\2.gamma"),
+    (r"^(blocks|patch_embed|pos_embed|cls_token)", r"vit.\1"),
+]
+
+BACKBONE_RULES: Rules = [*MODULE_RULES, *SPATIAL_PRIOR_RULES, *_OUTPUTS, *_VIT_TRUNK]
+
+
+def convert_module(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An official injector, extractor or ``MSDeformAttn`` alone."""
+    return rename_keys(state_dict, MODULE_RULES)
+
+
+def convert_spatial_prior(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An official ``SpatialPriorModule`` alone."""
+    prefixed = {f"spm.{key}": tensor for key, tensor in state_dict.items()}
+    return with_prefix(rename_keys(prefixed, SPATIAL_PRIOR_RULES), "spatial_prior.")
+
+
+def convert_backbone(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An official ``ViTAdapter`` of the ViT family (segmentation or detection code base).
+
+    Args:
+        state_dict: names without the ``backbone.`` prefix.
+
+    Returns:
+        The entries of :class:`vitadapter_d2.modeling.backbone.ViTAdapter`.
+    """
+    return rename_keys(state_dict, BACKBONE_RULES)

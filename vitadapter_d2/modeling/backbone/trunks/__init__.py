@@ -1,0 +1,3 @@
+"""One file per family of timm trunks; importing it makes ``plain_vit`` know them all."""
+
+from vitadapter_d2.modeling.backbone.trunks import vit as vit

@@ -1,0 +1,131 @@
+"""The ViT family: ViT, DeiT, AugReg, MAE, CLIP, SigLIP, DINOv2 (timm's ``VisionTransformer``)."""
+
+from collections.abc import Sequence
+
+import torch
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from vitadapter_d2.layers.resample import Grid, resize_patch_kernel, resize_position_embedding
+from vitadapter_d2.modeling.backbone.attention import GlobalAttention, WindowAttention
+from vitadapter_d2.modeling.backbone.plain_vit import PlainViT, build_trunk
+
+
+class TimmViT(PlainViT):
+    """Drives the parts of a timm ``VisionTransformer``.
+
+    Reference: ViT, arXiv 2010.11929; as a trunk of ViT-Adapter, arXiv 2205.08534, Sec. 3.1.
+    Departures from timm: the patch projection is resized to stride 16 (bilinear), the position
+    embedding to the image's grid (bicubic, no antialias); both as in the released models.
+
+    Args:
+        model: the timm model; must have absolute positions or none, and pre-norm blocks.
+        window_sizes: attention window of each block, None for global attention; repeated over
+            the depth, e.g. ``(14, 14, None)`` for two windowed blocks and a global one.
+        keep_prefix_tokens: run the blocks with class and register tokens; the released models
+            of this family drop them.
+        patch_size: stride of the tokens.
+        antialias_positions: resize positions as timm does.
+        recompute_blocks: checkpoint the activations of every block.
+    """
+
+    def __init__(
+        self,
+        model: VisionTransformer,
+        *,
+        window_sizes: Sequence[int | None] = (None,),
+        keep_prefix_tokens: bool = False,
+        patch_size: int = 16,
+        antialias_positions: bool = False,
+        recompute_blocks: bool = False,
+    ) -> None:
+        blocks = list(model.blocks)
+        for block, window_size in zip(blocks, _repeat(window_sizes, len(blocks)), strict=True):
+            if type(block) is not Block:
+                raise ValueError(f"blocks must be timm's Block, got {type(block).__name__}")
+            block.attn = _attention(block.attn, window_size)
+        super().__init__(
+            blocks,
+            embed_dim=model.embed_dim,
+            patch_size=patch_size,
+            num_prefix_tokens=model.num_prefix_tokens if keep_prefix_tokens else 0,
+            recompute_blocks=recompute_blocks,
+        )
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = _resize_projection(model.patch_embed.proj, patch_size)
+        self.pos_embed = model.pos_embed
+        self.pos_grid: Grid = tuple(model.patch_embed.grid_size)
+        self.antialias_positions = antialias_positions
+        self.pos_drop = model.pos_drop
+        self.norm_pre = model.norm_pre
+        if keep_prefix_tokens:
+            self.cls_token = model.cls_token
+            self.reg_token = model.reg_token
+
+    def embed(self, image: Tensor) -> tuple[Tensor, Grid]:
+        """See :meth:`PlainViT.embed`."""
+        patches = self.patch_embed.proj(image)  # (B, C, H/p, W/p)
+        grid = (patches.shape[2], patches.shape[3])
+        tokens = patches.flatten(2).transpose(1, 2)
+        prefix = self._prefix(len(image))
+        if self.pos_embed is not None:
+            # Some models store a position for their prefix tokens too, even where these are
+            # dropped: released weights keep the slot.
+            slots = self.pos_embed.shape[1] - self.pos_grid[0] * self.pos_grid[1]
+            tokens = tokens + resize_position_embedding(
+                self.pos_embed[:, slots:], self.pos_grid, grid, self.antialias_positions
+            )
+            if slots and prefix is not None:
+                prefix = prefix + self.pos_embed[:, :slots]
+        if prefix is not None:
+            tokens = torch.cat((prefix, tokens), dim=1)
+        return self.norm_pre(self.pos_drop(tokens)), grid
+
+    def _prefix(self, batch: int) -> Tensor | None:
+        if not self.num_prefix_tokens:
+            return None
+        parts = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        return torch.cat(parts, dim=1).expand(batch, -1, -1)
+
+    def run_block(self, block: nn.Module, tokens: Tensor, grid: Grid) -> Tensor:
+        """See :meth:`PlainViT.run_block`."""
+        attended = block.attn(block.norm1(tokens), grid, self.num_prefix_tokens)
+        tokens = tokens + block.drop_path1(block.ls1(attended))
+        return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+
+
+build_trunk.register(VisionTransformer, TimmViT)
+
+
+def _repeat(window_sizes: Sequence[int | None], depth: int) -> list[int | None]:
+    if not window_sizes or depth % len(window_sizes):
+        raise ValueError(
+            f"window_sizes has {len(window_sizes)} entries, which must divide the depth {depth}"
+        )
+    return list(window_sizes) * (depth // len(window_sizes))
+
+
+def _attention(attn: nn.Module, window_size: int | None) -> nn.Module:
+    if window_size is None:
+        return GlobalAttention(attn)
+    return WindowAttention(attn, window_size, pad_projected=True)
+
+
+def _resize_projection(proj: nn.Conv2d, patch_size: int) -> nn.Conv2d:
+    size = (patch_size, patch_size)
+    if proj.kernel_size == size:
+        return proj
+    resized = nn.Conv2d(
+        proj.in_channels,
+        proj.out_channels,
+        kernel_size=size,
+        stride=size,
+        bias=proj.bias is not None,
+        device=proj.weight.device,
+        dtype=proj.weight.dtype,
+    )
+    with torch.no_grad():
+        resized.weight.copy_(resize_patch_kernel(proj.weight, size))
+        if proj.bias is not None:
+            resized.bias.copy_(proj.bias)
+    return resized

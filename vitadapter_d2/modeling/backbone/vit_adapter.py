@@ -1,0 +1,146 @@
+"""ViT-Adapter as a Detectron2 backbone."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import Backbone
+from torch import Tensor, nn
+
+from vitadapter_d2.layers.levels import flatten_levels, split_levels
+from vitadapter_d2.layers.ms_deform_attn import MSDeformAttn
+from vitadapter_d2.modeling.backbone.interaction import Geometry, InteractionBlock
+from vitadapter_d2.modeling.backbone.plain_vit import PlainViT
+from vitadapter_d2.modeling.backbone.spatial_prior import Norm, SpatialPriorModule
+
+STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+
+
+class ViTAdapter(Backbone):
+    """Turns a plain ViT into a backbone with strides 4, 8, 16 and 32.
+
+    Reference: ViT-Adapter, Sec. 3, arXiv 2205.08534. Departure: images of any size are accepted
+    (the official code asserts multiples of 32); at multiples of 32 the numbers are the official.
+
+    Args:
+        vit: the trunk, with patches of 16 pixels.
+        spatial_prior: the convolutional branch.
+        interactions: its blocks cover the trunk from the first block to the last one.
+        added_stages: for each output the interaction whose ViT tokens are added to it: the
+            official detection models add the last to all, ``(-1, -1, -1, -1)``, the segmentation
+            models one each, ``(0, 1, 2, 3)``. None adds nothing.
+        norm: normalisation of the outputs, by Detectron2's ``get_norm``.
+    """
+
+    def __init__(
+        self,
+        vit: PlainViT,
+        spatial_prior: SpatialPriorModule,
+        interactions: Sequence[InteractionBlock],
+        added_stages: Sequence[int] | None = (-1, -1, -1, -1),
+        norm: Norm = "BN",
+    ) -> None:
+        super().__init__()
+        if vit.patch_size != STRIDES["res4"]:
+            raise ValueError(f"the trunk's patch_size must be 16, got {vit.patch_size}")
+        _check_spans([interaction.span for interaction in interactions], vit.depth)
+        self.vit = vit
+        self.spatial_prior = spatial_prior
+        self.interactions = nn.ModuleList(interactions)
+        self.level_embed = nn.Parameter(torch.empty(3, vit.embed_dim))
+        self.up = nn.ConvTranspose2d(vit.embed_dim, vit.embed_dim, kernel_size=2, stride=2)
+        self.norms = nn.ModuleDict({name: get_norm(norm, vit.embed_dim) for name in STRIDES})
+        self.added_stages = None if added_stages is None else tuple(added_stages)
+        self._out_features = list(STRIDES)
+        self._out_feature_strides = dict(STRIDES)
+        self._out_feature_channels = dict.fromkeys(STRIDES, vit.embed_dim)
+
+        for part in (self.spatial_prior, self.interactions, self.up):
+            part.apply(_init_weights)
+        nn.init.normal_(self.level_embed)
+
+    @property
+    def size_divisibility(self) -> int:
+        """Detectron2 pads batches to it, which makes the padding in here a no-op."""
+        return 32
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """The same, as detectron2 main asks for it."""
+        return {"size_divisibility": self.size_divisibility}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and strides of ``res2`` to ``res5``."""
+        return {
+            name: ShapeSpec(channels=self.vit.embed_dim, stride=stride)
+            for name, stride in STRIDES.items()
+        }
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Features of a batch.
+
+        Args:
+            image: ``(B, 3, H, W)`` normalised float, H and W at least 1.
+
+        Returns:
+            ``{"res2": ..., "res5": ...}``, each ``(B, embed_dim, ceil(H/stride), ceil(W/stride))``.
+        """
+        height, width = image.shape[-2:]
+        image = F.pad(image, (0, -width % 32, 0, -height % 32))
+        res2, *prior = self.spatial_prior(image)
+        sizes = [(level.shape[2], level.shape[3]) for level in prior]
+        tokens, grid = self.vit.embed(image)
+        geometry = Geometry.of(grid, sizes, image.device)
+
+        pyramid = flatten_levels(
+            [level + embed[:, None, None] for level, embed in zip(prior, self.level_embed)]
+        )
+        stages = []
+        for interaction in self.interactions:
+            tokens, pyramid = interaction(tokens, pyramid, self.vit, geometry)
+            stages.append(tokens[:, self.vit.num_prefix_tokens :])
+
+        res3, res4, res5 = split_levels(pyramid, sizes)
+        outputs = self._add_stages([res2 + self.up(res3), res3, res4, res5], stages, grid)
+        return {
+            name: self.norms[name](output)[..., : -(-height // stride), : -(-width // stride)]
+            for (name, stride), output in zip(STRIDES.items(), outputs)
+        }
+
+    def _add_stages(
+        self, outputs: list[Tensor], stages: list[Tensor], grid: tuple[int, int]
+    ) -> list[Tensor]:
+        if self.added_stages is None:
+            return outputs
+        added = []
+        for output, stage in zip(outputs, self.added_stages):
+            (feature,) = split_levels(stages[stage], [grid])
+            size = output.shape[-2:]
+            if size != feature.shape[-2:]:
+                feature = F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
+            added.append(output + feature)
+        return added
+
+
+def _check_spans(spans: list[tuple[int, int]], depth: int) -> None:
+    blocks = [block for first, last in spans for block in range(first, last + 1)]
+    if blocks != list(range(depth)):
+        raise ValueError(
+            f"spans {spans} must cover the trunk's {depth} blocks, each once, in order"
+        )
+
+
+def _init_weights(module: nn.Module) -> None:
+    """The official initialisation; ``apply`` reaches a module after its children."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        # Fan-out of a convolution; a transposed one is counted in the same way.
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+        nn.init.normal_(module.weight, std=(2.0 * module.groups / fan_out) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, MSDeformAttn):
+        module.reset_parameters()
