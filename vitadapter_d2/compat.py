@@ -1,0 +1,35 @@
+"""Every difference between detectron2 v0.6 and its main branch that this project meets."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from detectron2.modeling import Backbone
+from detectron2.structures import ImageList
+from torch import Tensor
+
+
+def supported_kwargs(func: Callable[..., Any], **kwargs: Any) -> dict[str, Any]:
+    """Returns the keyword arguments that `func` accepts; main has some that v0.6 lacks."""
+    parameters = inspect.signature(func).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return kwargs
+    return {name: value for name, value in kwargs.items() if name in parameters}
+
+
+def image_list_from_tensors(tensors: Sequence[Tensor], backbone: Backbone) -> ImageList:
+    """Batches images of different sizes as `backbone` wants them, padded right and bottom.
+
+    Args:
+        tensors: images of shape (C, H_i, W_i), normalised, so that padding is 0.
+        backbone: its `size_divisibility` counts, and on main its `padding_constraints` too.
+
+    Returns:
+        An `ImageList` whose `tensor` is (B, C, H, W).
+    """
+    constraints = getattr(backbone, "padding_constraints", {})
+    return ImageList.from_tensors(
+        list(tensors),
+        backbone.size_divisibility,
+        **supported_kwargs(ImageList.from_tensors, padding_constraints=constraints),
+    )
