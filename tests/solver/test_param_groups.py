@@ -1,0 +1,44 @@
+import pytest
+import torch
+from torch import nn
+
+from vitadapter_d2.solver import LayerDecay, param_groups
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.norm = nn.LayerNorm(3)
+        self.table = nn.Embedding(5, 3)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 5, 3))
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+
+def test_norms_biases_and_embeddings_are_not_decayed():
+    model = Model()
+    groups = param_groups(model, base_lr=0.1, weight_decay=0.05)
+    decayed = [p for group in groups if group["weight_decay"] == 0.05 for p in group["params"]]
+    exempt = [p for group in groups if group["weight_decay"] == 0.0 for p in group["params"]]
+    assert [id(p) for p in decayed] == [id(model.linear.weight)]
+    assert len(exempt) == 5
+    assert all(group["lr"] == 0.1 for group in groups)
+
+
+def test_layer_decay_slows_the_depth_of_the_trunk():
+    decay = LayerDecay(rate=0.5, depth=4)
+    factors = {
+        "backbone.vit.pos_embed": 0.5**5,
+        "backbone.bottom_up.vit.patch_embed.proj.weight": 0.5**5,
+        "backbone.vit.blocks.0.attn.qkv.weight": 0.5**4,
+        "backbone.bottom_up.vit.blocks.3.ls1.gamma": 0.5,
+        "backbone.interactions.0.injector.gamma": 1.0,
+        "backbone.fpn_lateral2.weight": 1.0,
+        "sem_seg_head.predictor.query_feat.weight": 1.0,
+    }
+    assert {name: decay(name) for name in factors} == factors
+
+
+def test_rate_must_be_a_factor():
+    with pytest.raises(ValueError, match=r"rate must be in \(0, 1\], got 1.5"):
+        LayerDecay(rate=1.5, depth=12)
