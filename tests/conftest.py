@@ -76,3 +76,15 @@ def reference_case() -> Callable[[str], ReferenceCase]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated set of 8 + 8 images, registered as ``tiny_{train,val}[_panoptic]``."""
+    # Here, so that tests/ops run where torch is all there is.
+    from vitadapter_d2.data.datasets import ShapesSpec, generate, register_shapes
+
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    generate(root, ShapesSpec(train=8, val=8, size=96, seed=3), workers=0)
+    register_shapes(str(root), prefix="tiny")
+    return root

@@ -5,6 +5,7 @@ through ``scaled_dot_product_attention``: no ``N x N`` matrix is built here.
 """
 
 import torch.nn.functional as F
+from timm.layers import Attention
 from torch import Tensor, nn
 
 from vitadapter_d2.layers.resample import Grid
@@ -18,18 +19,18 @@ class GlobalAttention(nn.Module):
         attn: a timm attention with a fused ``qkv`` and a ``proj`` (``timm.layers.Attention``).
     """
 
-    def __init__(self, attn: nn.Module) -> None:
+    def __init__(self, attn: Attention) -> None:
         super().__init__()
         if getattr(attn, "gate", None) is not None:
             raise ValueError("a gated timm attention is not supported; use a model without gates")
-        self.num_heads: int = attn.num_heads
+        self.num_heads = attn.num_heads
         self.qkv = attn.qkv
         self.q_norm = attn.q_norm
         self.k_norm = attn.k_norm
         self.norm = getattr(attn, "norm", nn.Identity())
         self.proj = attn.proj
         self.proj_drop = attn.proj_drop
-        self.dropout: float = attn.attn_drop.p
+        self.dropout = attn.attn_drop.p
 
     def forward(self, tokens: Tensor, grid: Grid, num_prefix_tokens: int) -> Tensor:
         """Attends within one image.
@@ -72,7 +73,7 @@ class WindowAttention(GlobalAttention):
             the tokens, so that the projection's bias enters them (BEiT, Uni-Perceiver).
     """
 
-    def __init__(self, attn: nn.Module, window_size: int, pad_projected: bool) -> None:
+    def __init__(self, attn: Attention, window_size: int, pad_projected: bool) -> None:
         super().__init__(attn)
         if window_size < 1:
             raise ValueError(f"window_size must be at least 1, got {window_size}")

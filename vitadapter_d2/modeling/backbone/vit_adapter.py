@@ -94,7 +94,10 @@ class ViTAdapter(Backbone):
         geometry = Geometry.of(grid, sizes, image.device)
 
         pyramid = flatten_levels(
-            [level + embed[:, None, None] for level, embed in zip(prior, self.level_embed)]
+            [
+                level + embed[:, None, None]
+                for level, embed in zip(prior, self.level_embed, strict=True)
+            ]
         )
         stages = []
         for interaction in self.interactions:
@@ -105,7 +108,7 @@ class ViTAdapter(Backbone):
         outputs = self._add_stages([res2 + self.up(res3), res3, res4, res5], stages, grid)
         return {
             name: self.norms[name](output)[..., : -(-height // stride), : -(-width // stride)]
-            for (name, stride), output in zip(STRIDES.items(), outputs)
+            for (name, stride), output in zip(STRIDES.items(), outputs, strict=True)
         }
 
     def _add_stages(
@@ -114,7 +117,7 @@ class ViTAdapter(Backbone):
         if self.added_stages is None:
             return outputs
         added = []
-        for output, stage in zip(outputs, self.added_stages):
+        for output, stage in zip(outputs, self.added_stages, strict=True):
             (feature,) = split_levels(stages[stage], [grid])
             size = output.shape[-2:]
             if size != feature.shape[-2:]:

@@ -1,8 +1,10 @@
 """The ViT family: ViT, DeiT, AugReg, MAE, CLIP, SigLIP, DINOv2 (timm's ``VisionTransformer``)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -39,7 +41,7 @@ class TimmViT(PlainViT):
         antialias_positions: bool = False,
         recompute_blocks: bool = False,
     ) -> None:
-        blocks = list(model.blocks)
+        blocks: list[Any] = list(model.blocks)
         for block, window_size in zip(blocks, _repeat(window_sizes, len(blocks)), strict=True):
             if type(block) is not Block:
                 raise ValueError(f"blocks must be timm's Block, got {type(block).__name__}")
@@ -51,8 +53,8 @@ class TimmViT(PlainViT):
             num_prefix_tokens=model.num_prefix_tokens if keep_prefix_tokens else 0,
             recompute_blocks=recompute_blocks,
         )
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = _resize_projection(model.patch_embed.proj, patch_size)
+        proj = _resize_projection(model.patch_embed.proj, patch_size)
+        self.patch_embed = nn.ModuleDict({"proj": proj})
         self.pos_embed = model.pos_embed
         self.pos_grid: Grid = tuple(model.patch_embed.grid_size)
         self.antialias_positions = antialias_positions
@@ -64,7 +66,7 @@ class TimmViT(PlainViT):
 
     def embed(self, image: Tensor) -> tuple[Tensor, Grid]:
         """See :meth:`PlainViT.embed`."""
-        patches = self.patch_embed.proj(image)  # (B, C, H/p, W/p)
+        patches = self.patch_embed["proj"](image)  # (B, C, H/p, W/p)
         grid = (patches.shape[2], patches.shape[3])
         tokens = patches.flatten(2).transpose(1, 2)
         prefix = self._prefix(len(image))
@@ -84,10 +86,10 @@ class TimmViT(PlainViT):
     def _prefix(self, batch: int) -> Tensor | None:
         if not self.num_prefix_tokens:
             return None
-        parts = [token for token in (self.cls_token, self.reg_token) if token is not None]
-        return torch.cat(parts, dim=1).expand(batch, -1, -1)
+        parts = (token for token in (self.cls_token, self.reg_token) if token is not None)
+        return torch.cat(tuple(parts), dim=1).expand(batch, -1, -1)
 
-    def run_block(self, block: nn.Module, tokens: Tensor, grid: Grid) -> Tensor:
+    def run_block(self, block: Any, tokens: Tensor, grid: Grid) -> Tensor:
         """See :meth:`PlainViT.run_block`."""
         attended = block.attn(block.norm1(tokens), grid, self.num_prefix_tokens)
         tokens = tokens + block.drop_path1(block.ls1(attended))
@@ -105,7 +107,7 @@ def _repeat(window_sizes: Sequence[int | None], depth: int) -> list[int | None]:
     return list(window_sizes) * (depth // len(window_sizes))
 
 
-def _attention(attn: nn.Module, window_size: int | None) -> nn.Module:
+def _attention(attn: Attention, window_size: int | None) -> nn.Module:
     if window_size is None:
         return GlobalAttention(attn)
     return WindowAttention(attn, window_size, pad_projected=True)
@@ -126,6 +128,6 @@ def _resize_projection(proj: nn.Conv2d, patch_size: int) -> nn.Conv2d:
     )
     with torch.no_grad():
         resized.weight.copy_(resize_patch_kernel(proj.weight, size))
-        if proj.bias is not None:
+        if proj.bias is not None and resized.bias is not None:
             resized.bias.copy_(proj.bias)
     return resized

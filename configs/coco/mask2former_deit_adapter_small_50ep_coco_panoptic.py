@@ -1,0 +1,25 @@
+"""Mask2Former, ViT-Adapter-S, DeiT-S, on COCO panoptic with facebookresearch/Mask2Former's recipe.
+
+Not a row of the paper: its COCO panoptic model is BEiTv2-L.
+"""
+
+from detectron2.config import LazyCall as L
+from fvcore.common.param_scheduler import MultiStepParamScheduler
+
+from ..common.data.coco_panoptic import dataloader
+from ..common.models.mask2former import mask2former
+from ..common.models.vit_adapter import segmentation_backbone
+from ..common.optim import optimizer
+from ..common.train import train
+
+model = mask2former(
+    segmentation_backbone("small", "deit_small_patch16_224"),
+    num_classes=133,
+    dataset_name="coco_2017_val_panoptic_with_sem_seg",
+)
+train.max_iter = 368_750
+train.amp.enabled = True
+train.clip_grad_norm = 0.01
+lr_multiplier = L(MultiStepParamScheduler)(
+    values=[1.0, 0.1, 0.01], milestones=[327_778, 355_092], num_updates=train.max_iter
+)

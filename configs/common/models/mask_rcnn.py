@@ -1,0 +1,89 @@
+"""Mask R-CNN with FPN, all parts Detectron2's, as mmdetection builds it."""
+
+from detectron2.config import LazyCall as L
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import FPN, GeneralizedRCNN
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
+from detectron2.modeling.roi_heads import (
+    FastRCNNConvFCHead,
+    FastRCNNOutputLayers,
+    MaskRCNNConvUpsampleHead,
+    StandardROIHeads,
+)
+
+from ..normalization import IMAGENET_MEAN, IMAGENET_STD
+
+
+def _pooler(size):
+    return L(ROIPooler)(
+        output_size=size,
+        scales=(1 / 4, 1 / 8, 1 / 16, 1 / 32),
+        sampling_ratio=0,
+        pooler_type="ROIAlignV2",
+    )
+
+
+def mask_rcnn(backbone, num_classes=80, channels=256, box_dim=1024):
+    return L(GeneralizedRCNN)(
+        backbone=L(FPN)(
+            bottom_up=backbone,
+            in_features=["res2", "res3", "res4", "res5"],
+            out_channels=channels,
+            top_block=L(LastLevelMaxPool)(),
+        ),
+        proposal_generator=L(RPN)(
+            in_features=["p2", "p3", "p4", "p5", "p6"],
+            head=L(StandardRPNHead)(in_channels=channels, num_anchors=3),
+            anchor_generator=L(DefaultAnchorGenerator)(
+                sizes=[[32], [64], [128], [256], [512]],
+                aspect_ratios=[0.5, 1.0, 2.0],
+                strides=[4, 8, 16, 32, 64],
+                offset=0.0,
+            ),
+            anchor_matcher=L(Matcher)(
+                thresholds=[0.3, 0.7], labels=[0, -1, 1], allow_low_quality_matches=True
+            ),
+            box2box_transform=L(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0]),
+            batch_size_per_image=256,
+            positive_fraction=0.5,
+            pre_nms_topk=(2000, 1000),
+            post_nms_topk=(1000, 1000),
+            nms_thresh=0.7,
+        ),
+        roi_heads=L(StandardROIHeads)(
+            num_classes=num_classes,
+            batch_size_per_image=512,
+            positive_fraction=0.25,
+            proposal_matcher=L(Matcher)(
+                thresholds=[0.5], labels=[0, 1], allow_low_quality_matches=False
+            ),
+            box_in_features=["p2", "p3", "p4", "p5"],
+            box_pooler=_pooler(7),
+            box_head=L(FastRCNNConvFCHead)(
+                input_shape=ShapeSpec(channels=channels, height=7, width=7),
+                conv_dims=[],
+                fc_dims=[box_dim, box_dim],
+            ),
+            box_predictor=L(FastRCNNOutputLayers)(
+                input_shape=ShapeSpec(channels=box_dim),
+                test_score_thresh=0.05,
+                box2box_transform=L(Box2BoxTransform)(weights=(10, 10, 5, 5)),
+                num_classes="${..num_classes}",
+            ),
+            mask_in_features=["p2", "p3", "p4", "p5"],
+            mask_pooler=_pooler(14),
+            mask_head=L(MaskRCNNConvUpsampleHead)(
+                input_shape=ShapeSpec(channels=channels, width=14, height=14),
+                num_classes="${..num_classes}",
+                conv_dims=[channels] * 5,
+            ),
+        ),
+        pixel_mean=IMAGENET_MEAN,
+        pixel_std=IMAGENET_STD,
+        input_format="RGB",
+    )

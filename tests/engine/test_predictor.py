@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.config import instantiate
+
+from vitadapter_d2 import Predictor
+from vitadapter_d2.checkpoint.checkpointer import Checkpointer
+
+
+@pytest.fixture
+def weights(tiny_config, tmp_path):
+    torch.manual_seed(0)
+    model = instantiate(tiny_config.model)
+    Checkpointer(model, str(tmp_path)).save("weights")
+    return tmp_path / "weights.pth"
+
+
+def test_outputs_have_the_size_of_the_image(tiny_config, weights):
+    predictor = Predictor(tiny_config, weights, device="cpu")
+    outputs = predictor(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
+    assert outputs["sem_seg"].shape == (12, 50, 70)
+    assert outputs["panoptic_seg"][0].shape == (50, 70)
+    assert outputs["instances"].image_size == (50, 70)
+    assert len(predictor.metadata.stuff_classes) == 12
+
+
+def test_channels_are_turned_to_what_the_model_expects(tiny_config, weights):
+    predictor = Predictor(tiny_config, weights)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    rgb = torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)))
+    with torch.no_grad():
+        (expected,) = predictor.model([{"image": rgb, "height": 64, "width": 64}])
+    torch.testing.assert_close(predictor(image)["sem_seg"], expected["sem_seg"])
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "must be a uint8 array, got float32"),
+        (np.zeros((4, 4), np.uint8), r"must be \(H, W, 3\) BGR, got shape \(4, 4\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"got shape \(4, 4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"got shape \(0, 4, 3\)"),
+        ("photo.jpg", "must be a uint8 array, got str"),
+    ],
+)
+def test_wrong_images_are_named(tiny_config, weights, image, message):
+    predictor = Predictor(tiny_config, weights)
+    with pytest.raises(ValueError, match=message):
+        predictor(image)
+
+
+def test_weights_are_needed():
+    name = "shapes/mask2former_vit_adapter_quickstart"
+    with pytest.raises(ValueError, match=f"weights are needed: config {name}"):
+        Predictor(name)
+
+
+def test_unknown_config_is_named():
+    with pytest.raises(FileNotFoundError, match="nothing.py is neither a file nor a name"):
+        Predictor("nothing.py", "weights.pth")

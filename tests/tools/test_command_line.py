@@ -1,0 +1,153 @@
+"""The tools as a user runs them, on the generated data set in miniature."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import matplotlib
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "configs/shapes/mask2former_vit_adapter_quickstart.py"
+
+
+def run(*arguments, datasets=None):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if datasets is not None:
+        environment["DETECTRON2_DATASETS"] = str(datasets)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_root, tmp_path_factory):
+    """Output folder of two training iterations."""
+    output = tmp_path_factory.mktemp("trained")
+    done = run(
+        "tools/train_net.py",
+        "--config-file",
+        CONFIG,
+        f"train.output_dir={output}",
+        "train.max_iter=2",
+        "train.device=cpu",
+        "dataloader.train.total_batch_size=2",
+        "dataloader.train.num_workers=0",
+        "model.criterion.num_points=64",
+        datasets=tiny_root.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    return output, done.stdout
+
+
+def test_training_ends_in_the_metrics(trained):
+    output, log = trained
+    *_, where, line = log.strip().splitlines()
+    assert str(output) in where
+    assert [word for word in line.split() if not word[0].isdigit()] == [
+        "PQ",
+        "box",
+        "AP",
+        "mask",
+        "AP",
+        "mIoU",
+    ]
+    for name in ("config.yaml", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint"):
+        assert (output / name).is_file()
+
+
+def test_evaluation_only_repeats_the_line(trained, tiny_root, tmp_path):
+    output, log = trained
+    done = run(
+        "tools/train_net.py",
+        "--config-file",
+        CONFIG,
+        "--eval-only",
+        f"train.init_checkpoint={output / 'model_final.pth'}",
+        f"train.output_dir={tmp_path}",
+        "train.device=cpu",
+        datasets=tiny_root.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == log.strip().splitlines()[-1]
+
+
+def test_evaluation_only_needs_weights(tmp_path):
+    done = run(
+        "tools/train_net.py", "--config-file", CONFIG, "--eval-only", f"train.output_dir={tmp_path}"
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("add train.init_checkpoint=FILE")
+
+
+def test_demo_draws_a_photograph_and_reports_what_it_cannot_read(trained, tmp_path):
+    photograph = Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "good.png"), cv2.imread(str(photograph))[::4, ::4])
+    (folder / "corrupt.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    done = run(
+        "tools/demo.py",
+        "--config-file",
+        CONFIG,
+        "--weights",
+        trained[0] / "model_final.pth",
+        "--input",
+        photograph,
+        folder,
+        "--output",
+        tmp_path / "drawn",
+        "--device",
+        "cpu",
+    )
+    assert done.returncode == 1
+    assert "2 of 3 images drawn" in done.stdout
+    assert "skipped" in done.stderr and "corrupt.png" in done.stderr
+    drawn = cv2.imread(str(tmp_path / "drawn" / "grace_hopper.png"))
+    assert drawn.shape == cv2.imread(str(photograph)).shape
+    assert (tmp_path / "drawn" / "good.png").is_file()
+
+
+def test_demo_names_what_is_missing(tmp_path):
+    done = run(
+        "tools/demo.py",
+        "--config-file",
+        CONFIG,
+        "--input",
+        tmp_path / "nothing.jpg",
+        "--output",
+        tmp_path,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == f"no image at {tmp_path / 'nothing.jpg'}"
+
+
+def test_analyze_model_counts_without_allocating():
+    done = run("tools/analyze_model.py", "coco/mask_rcnn_augreg_adapter_large_fpn_1x_coco")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == ["total", "347.927"]
+
+
+def test_two_processes_train_and_evaluate_together(tiny_root, tmp_path):
+    done = run(
+        "tools/train_net.py",
+        "--config-file",
+        CONFIG,
+        "--num-gpus",
+        2,
+        f"train.output_dir={tmp_path}",
+        "train.max_iter=1",
+        "train.device=cpu",
+        "dataloader.train.total_batch_size=2",
+        "dataloader.train.num_workers=0",
+        "model.criterion.num_points=64",
+        datasets=tiny_root.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1].startswith("PQ ")

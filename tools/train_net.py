@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+"""Trains or evaluates a model described by a LazyConfig.
+
+    python tools/train_net.py --config-file configs/shapes/mask2former_vit_adapter_quickstart.py
+    python tools/train_net.py --config-file F --eval-only train.init_checkpoint=model_final.pth
+
+Flags are Detectron2's; ``key=value`` arguments override fields of the config.
+"""
+
+from argparse import Namespace
+
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import create_ddp_model, default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+
+from vitadapter_d2.checkpoint.checkpointer import Checkpointer
+from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.evaluate import Results, do_test, summary_line
+from vitadapter_d2.engine.train import do_train
+
+
+def setup(args: Namespace) -> DictConfig:
+    """Reads the config, applies the overrides, starts the loggers, seeds."""
+    cfg = LazyConfig.apply_overrides(load_config(args.config_file), args.opts)
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="vitadapter_d2")
+    default_setup(cfg, args)
+    return cfg
+
+
+def evaluate(cfg: DictConfig) -> Results:
+    """Evaluates the checkpoint that ``train.init_checkpoint`` names."""
+    if not cfg.train.init_checkpoint:
+        raise SystemExit("--eval-only needs a checkpoint: add train.init_checkpoint=FILE")
+    model = create_ddp_model(instantiate(cfg.model).to(cfg.train.device), **cfg.train.ddp)
+    Checkpointer(model).load(cfg.train.init_checkpoint)
+    return do_test(cfg, model)
+
+
+def main(args: Namespace) -> None:
+    """Runs in every process."""
+    cfg = setup(args)
+    results = evaluate(cfg) if args.eval_only else do_train(cfg, resume=args.resume)
+    if comm.is_main_process():
+        print(f"Results, log and pictures are in {cfg.train.output_dir}")
+        print(summary_line(results))
+
+
+if __name__ == "__main__":
+    args = default_argument_parser().parse_args()
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )

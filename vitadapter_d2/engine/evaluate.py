@@ -1,0 +1,57 @@
+"""Evaluation of a model as the config says."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.config import instantiate
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
+from omegaconf import DictConfig
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+Results = Mapping[str, Mapping[str, float]]
+
+# What a reader looks for first: task and key of Detectron2's results, and its usual name.
+_HEADLINES = (
+    ("panoptic_seg", "PQ", "PQ"),
+    ("bbox", "AP", "box AP"),
+    ("segm", "AP", "mask AP"),
+    ("sem_seg", "mIoU", "mIoU"),
+)
+
+
+def do_test(cfg: DictConfig, model: nn.Module) -> Results:
+    """Runs ``cfg.dataloader.test`` through ``cfg.dataloader.evaluator``.
+
+    Args:
+        cfg: a LazyConfig; the evaluator may be one or a list.
+        model: Detectron2's input and output formats.
+
+    Returns:
+        task -> metric -> value, as Detectron2's evaluators give it; empty but on the main process.
+    """
+    evaluators = instantiate(cfg.dataloader.evaluator)
+    if isinstance(evaluators, DatasetEvaluator):
+        evaluators = [evaluators]
+    loader = instantiate(cfg.dataloader.test)
+    results = inference_on_dataset(model, loader, DatasetEvaluators(list(evaluators)))
+    if results:
+        logger.info("%s", summary_line(results))
+    return results or OrderedDict()
+
+
+def summary_line(results: Results) -> str:
+    """The main metrics in one line, e.g. ``PQ 53.2  box AP 41.0  mask AP 40.2  mIoU 75.1``."""
+    values = [
+        f"{name} {_value(results, task, key):.1f}"
+        for task, key, name in _HEADLINES
+        if key in results.get(task, {})
+    ]
+    return "  ".join(values) or "no metrics"
+
+
+def _value(results: Mapping[str, Any], task: str, key: str) -> float:
+    return float(results[task][key])

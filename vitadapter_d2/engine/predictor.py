@@ -1,0 +1,80 @@
+"""Prediction on single images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from omegaconf import DictConfig
+
+from vitadapter_d2.checkpoint.checkpointer import Checkpointer
+from vitadapter_d2.engine.config import load_config
+
+
+class Predictor:
+    """Called like Detectron2's ``DefaultPredictor``, built from a LazyConfig.
+
+    Augmentations and channel order come from ``dataloader.test.mapper``, class names and colours
+    from the test data set's metadata.
+
+    Args:
+        config: a LazyConfig object, the path of a config file, or a name of the model zoo.
+        weights: checkpoint file or URL; None takes ``train.init_checkpoint`` of the config.
+        device: where to run; None takes ``train.device`` of the config.
+
+    Raises:
+        ValueError: neither ``weights`` nor ``train.init_checkpoint`` is given.
+    """
+
+    def __init__(
+        self,
+        config: DictConfig | str | Path,
+        weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        self.cfg = config if isinstance(config, DictConfig) else load_config(config)
+        weights = str(weights or self.cfg.train.init_checkpoint)
+        if not weights:
+            raise ValueError(
+                f"weights are needed: config {_title(config)} names none in train.init_checkpoint"
+            )
+        self.device = torch.device(device or self.cfg.train.device)
+        self.model = instantiate(self.cfg.model).to(self.device).eval()
+        Checkpointer(self.model).load(weights)
+        mapper = self.cfg.dataloader.test.mapper
+        self.aug = T.AugmentationList(list(instantiate(mapper.augmentations)))
+        self.input_format: str = mapper.image_format
+        self.metadata = MetadataCatalog.get(self.cfg.dataloader.test.dataset.names)
+
+    @torch.inference_mode()
+    def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
+        """Predicts one image.
+
+        Args:
+            original_image: ``(H, W, 3)`` uint8 in BGR order, as OpenCV reads it.
+
+        Returns:
+            Detectron2's output dict of one image: "sem_seg", "panoptic_seg", "instances",
+            whichever the model gives, at the size of the image.
+
+        Raises:
+            ValueError: the image has another shape or type.
+        """
+        if not isinstance(original_image, np.ndarray) or original_image.dtype != np.uint8:
+            kind = getattr(original_image, "dtype", type(original_image).__name__)
+            raise ValueError(f"the image must be a uint8 array, got {kind}")
+        if original_image.ndim != 3 or original_image.shape[2] != 3 or 0 in original_image.shape:
+            raise ValueError(f"the image must be (H, W, 3) BGR, got shape {original_image.shape}")
+        height, width = original_image.shape[:2]
+        image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
+        augmented = T.AugInput(image)
+        self.aug(augmented)
+        tensor = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        return self.model([{"image": tensor, "height": height, "width": width}])[0]
+
+
+def _title(config: DictConfig | str | Path) -> str:
+    return "given" if isinstance(config, DictConfig) else str(config)
