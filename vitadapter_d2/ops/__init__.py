@@ -1,0 +1,6 @@
+"""Torch ops. This package imports torch and nothing else."""
+
+from ._library import backend, cuda_backend
+from .ms_deform_attn import ms_deform_attn, ms_deform_attn_fused
+
+__all__ = ["backend", "cuda_backend", "ms_deform_attn", "ms_deform_attn_fused"]
