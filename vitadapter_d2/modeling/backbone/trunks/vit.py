@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -107,7 +106,7 @@ def _repeat(window_sizes: Sequence[int | None], depth: int) -> list[int | None]:
     return list(window_sizes) * (depth // len(window_sizes))
 
 
-def _attention(attn: Attention, window_size: int | None) -> nn.Module:
+def _attention(attn: Any, window_size: int | None) -> nn.Module:
     if window_size is None:
         return GlobalAttention(attn)
     return WindowAttention(attn, window_size, pad_projected=True)
