@@ -173,7 +173,7 @@ setup(
     extras_require={
         "opencv": ["opencv-python"],
         "opencv-headless": ["opencv-python-headless"],
-        "dev": ["pytest", "ruff", "mypy", "clang-format"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "clang-format"],
     },
     ext_modules=extensions,
     cmdclass={"build_ext": BuildKernels},

@@ -36,12 +36,11 @@ def test_optimizer_covers_every_parameter_once(named_model):
     assert sorted(optimized) == sorted(id(parameter) for parameter in model.parameters())
 
 
-def test_schedule_warms_up_and_decays(named_model):
+def test_schedule_ends_far_below_its_peak(named_model):
     _, cfg, _ = named_model
     schedule = instantiate(cfg.lr_multiplier)
-    assert schedule(0.0) < 0.1
-    assert schedule(0.5) > 0.2
-    assert schedule(0.999) < 0.2
+    assert max(schedule(step / 100) for step in range(100)) > 0.9
+    assert schedule(0.999) < 0.05
 
 
 @pytest.mark.parametrize("name", model_zoo.names())
