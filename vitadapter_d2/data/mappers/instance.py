@@ -1,0 +1,80 @@
+"""Mapper from object annotations, which may overlap, to mask targets."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import detectron2.data.transforms as T
+import numpy as np
+from detectron2.structures import polygons_to_bitmask
+from pycocotools import mask as coco_mask
+
+from .common import ImageAugmenter, Record, check_classes, required, training_dict
+
+
+class InstanceMapper:
+    """Training mapper with one bit mask per object; crowds and empty masks are dropped.
+
+    Detectron2's ``DatasetMapper`` is not used because its newer versions pad the masks of
+    run-length annotations with 255, which then count as object.
+
+    Args:
+        augmentations: Detectron2 augmentations, applied in this order.
+        image_format: ``"RGB"`` or ``"BGR"``.
+        num_classes: category ids must lie below it; None skips the check.
+        size_divisibility: pad the result to a multiple of this; 0 does not pad.
+    """
+
+    def __init__(
+        self,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str = "RGB",
+        num_classes: int | None = None,
+        size_divisibility: int = 0,
+    ) -> None:
+        self._augmenter = ImageAugmenter(augmentations, image_format, size_divisibility)
+        self._num_classes = num_classes
+
+    def __call__(self, record: Record) -> Record:
+        """Read and augment one record.
+
+        Args:
+            record: with ``file_name`` and ``annotations``, whose category ids are contiguous and
+                whose ``segmentation`` is a list of polygons, a run-length dict or a bit mask.
+
+        Returns:
+            ``image`` (3, H, W) uint8, ``instances`` with ``gt_classes``, ``gt_masks``
+            (`BitMasks`), ``gt_boxes``; ``file_name``, ``image_id`` and the original ``height``
+            and ``width``.
+
+        Raises:
+            ValueError: if an annotation has no mask or a class out of range.
+        """
+        record = dict(record)
+        objects = [a for a in required(record, "annotations") if not a.get("iscrowd", 0)]
+        classes = np.array([o["category_id"] for o in objects], np.int64)
+        source = f"an annotation of {record['file_name']}"
+        check_classes(classes, self._num_classes, source)
+        if any(o.get("segmentation") is None for o in objects):
+            raise ValueError(f"{source} has no segmentation, which this mapper needs")
+        image, transforms = self._augmenter(record)
+        height, width = image.shape[:2]
+        masks = np.zeros((len(objects), height, width), bool)
+        for mask, annotation in zip(masks, objects, strict=True):
+            mask[:] = _transformed_mask(annotation["segmentation"], transforms, height, width)
+        is_visible = masks.any(axis=(1, 2))
+        return training_dict(record, image, masks[is_visible], classes[is_visible])
+
+
+def _transformed_mask(
+    segmentation: Any, transforms: T.TransformList, height: int, width: int
+) -> np.ndarray:
+    """Apply the transforms to one object: ``(height, width)`` bool."""
+    if isinstance(segmentation, list):
+        polygons = [np.array(p, np.float64).reshape(-1, 2) for p in segmentation]
+        polygons = transforms.apply_polygons(polygons)
+        return polygons_to_bitmask([p.reshape(-1) for p in polygons], height, width)
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation["counts"], list):
+            segmentation = coco_mask.frPyObjects(segmentation, *segmentation["size"])
+        segmentation = coco_mask.decode(segmentation)
+    return transforms.apply_segmentation(segmentation.astype(np.uint8)) == 1

@@ -1,0 +1,42 @@
+"""Mapping a function over many files with several processes and a progress bar."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from tqdm import tqdm
+
+
+def parallel_map(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    workers: int | None = None,
+    title: str | None = None,
+) -> Iterator[Any]:
+    """Yield the results in the order of the items.
+
+    Args:
+        function: must be picklable.
+        items: what it is called with.
+        workers: number of processes; 0 works in this one, None takes one per core, at most 8.
+        title: label of the progress bar; None shows none.
+    """
+    bar = tqdm(total=len(items), desc=title, unit="image", disable=title is None)
+    workers = min(8, os.cpu_count() or 1) if workers is None else workers
+    with bar:
+        for result in _results(function, items, workers):
+            bar.update()
+            yield result
+
+
+def _results(function: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    # A forked worker does not import torch and Detectron2 anew, which takes longer than the work.
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from pool.map(function, items, chunksize=8)
