@@ -169,6 +169,7 @@ setup(
         "pycocotools",
         "numpy",
         "scipy",
+        "tqdm",
     ],
     extras_require={
         "opencv": ["opencv-python"],

@@ -26,7 +26,7 @@ model.object_mask_threshold = 0.5
 optimizer.lr = 1.5e-3
 train.output_dir = "output/quickstart"
 train.seed = 1
-train.max_iter = 750
+train.max_iter = 600
 train.eval_period = 0
 train.clip_grad_norm = 1.0
 lr_multiplier = cosine(train.max_iter, warmup_iters=50)

@@ -27,6 +27,7 @@ dataloader = dict(
                 L(T.RandomBrightness)(intensity_min=0.8, intensity_max=1.2),
             ],
             image_format="RGB",
+            num_classes=12,
         ),
         total_batch_size=8,
         aspect_ratio_grouping=False,
