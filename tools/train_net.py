@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.distributed import leave_process_group
 from vitadapter_d2.engine.evaluate import Results, do_test, summary_line
 from vitadapter_d2.engine.train import do_train
 
@@ -45,6 +46,7 @@ def main(args: Namespace) -> None:
     if comm.is_main_process():
         print(f"Results, log and pictures are in {cfg.train.output_dir}")
         print(summary_line(results))
+    leave_process_group()
 
 
 if __name__ == "__main__":

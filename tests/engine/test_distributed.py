@@ -4,11 +4,11 @@ from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
 from torch import nn
 
-from vitadapter_d2.engine.distributed import synchronize_batch_norm
+from vitadapter_d2.engine.distributed import leave_process_group, synchronize_batch_norm
 
 
 def normalize_on_each_process(folder):
-    """Each process normalises its half of the batch; the last saves what it got."""
+    """Each process normalises its half of the batch and saves what it got."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     names = list(model.state_dict())
@@ -20,6 +20,7 @@ def normalize_on_each_process(folder):
     image = torch.randn(4, 3, 8, 8)
     output = model(image.chunk(2)[comm.get_rank()])
     torch.save(output.detach(), f"{folder}/{comm.get_rank()}.pt")
+    leave_process_group()
 
 
 def test_two_processes_normalize_as_one(tmp_path):

@@ -1,9 +1,9 @@
 """Data sets (registered by this import), mappers and augmentations."""
 
-from . import datasets
-from .mappers import InstanceMapper, PanopticMapper, SemanticMapper
-from .metadata import get_metadata
-from .transforms import ChannelShuffle, PadToMultiple, PhotometricDistortion
+from vitadapter_d2.data import datasets
+from vitadapter_d2.data.mappers import InstanceMapper, PanopticMapper, SemanticMapper
+from vitadapter_d2.data.metadata import get_metadata
+from vitadapter_d2.data.transforms import ChannelShuffle, PadToMultiple, PhotometricDistortion
 
 __all__ = [
     "ChannelShuffle",

@@ -14,8 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .coco_format import rgb_to_ids
-from .parallel import parallel_map
+from vitadapter_d2.data.coco_format import rgb_to_ids
+from vitadapter_d2.data.parallel import parallel_map
 
 IGNORE_LABEL = 255
 

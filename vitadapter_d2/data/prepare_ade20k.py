@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .coco_format import describe_mask, encode_mask, ids_to_rgb
-from .datasets.ade20k import ADE20K_PANOPTIC_CATEGORIES, ade20k_paths
-from .datasets.ade20k_categories import ADE20K_CATEGORIES
-from .parallel import parallel_map
-from .prepare import read_png, write_json, write_png
+from vitadapter_d2.data.coco_format import describe_mask, encode_mask, ids_to_rgb
+from vitadapter_d2.data.datasets.ade20k import ADE20K_PANOPTIC_CATEGORIES, ade20k_paths
+from vitadapter_d2.data.datasets.ade20k_categories import ADE20K_CATEGORIES
+from vitadapter_d2.data.parallel import parallel_map
+from vitadapter_d2.data.prepare import read_png, write_json, write_png
 
 _THINGS = [i for i, c in enumerate(ADE20K_PANOPTIC_CATEGORIES) if c.is_thing]
 """Contiguous id of category n + 1 of the instance benchmark."""

@@ -2,7 +2,7 @@
 
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
-from torch import nn
+from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -27,6 +27,13 @@ def synchronize_batch_norm(model: nn.Module) -> nn.Module:
             if type(child) is nn.BatchNorm2d:
                 setattr(parent, name, _naive(child))
     return model
+
+
+def leave_process_group() -> None:
+    """Ends the processes' connection in order; without it, an exiting process may abort."""
+    if distributed.is_available() and distributed.is_initialized():
+        comm.synchronize()
+        distributed.destroy_process_group()
 
 
 def _naive(norm: _BatchNorm) -> NaiveSyncBatchNorm:

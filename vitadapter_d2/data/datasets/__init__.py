@@ -1,10 +1,10 @@
 """Data sets. Importing this package registers them; it reads nothing from disk."""
 
-from .ade20k import register_ade20k
-from .coco import register_coco
-from .registration import datasets_root
-from .shapes import register_shapes
-from .shapes_generator import ShapesSpec, generate
+from vitadapter_d2.data.datasets.ade20k import register_ade20k
+from vitadapter_d2.data.datasets.coco import register_coco
+from vitadapter_d2.data.datasets.registration import datasets_root
+from vitadapter_d2.data.datasets.shapes import register_shapes
+from vitadapter_d2.data.datasets.shapes_generator import ShapesSpec, generate
 
 __all__ = ["ShapesSpec", "datasets_root", "generate", "register_all", "register_shapes"]
 

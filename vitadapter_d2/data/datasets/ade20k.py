@@ -6,8 +6,8 @@ from functools import partial
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from .ade20k_categories import ADE20K_CATEGORIES
-from .registration import (
+from vitadapter_d2.data.datasets.ade20k_categories import ADE20K_CATEGORIES
+from vitadapter_d2.data.datasets.registration import (
     Category,
     PanopticPaths,
     load_panoptic_records,

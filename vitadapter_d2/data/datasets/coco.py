@@ -9,7 +9,7 @@ from functools import partial
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from .registration import (
+from vitadapter_d2.data.datasets.registration import (
     Category,
     PanopticPaths,
     load_panoptic_records,

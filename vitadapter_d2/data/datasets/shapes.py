@@ -5,14 +5,14 @@ from functools import partial
 
 from detectron2.data.datasets import load_coco_json
 
-from .registration import (
+from vitadapter_d2.data.datasets.registration import (
     Category,
     PanopticPaths,
     load_panoptic_records,
     panoptic_metadata,
     register_once,
 )
-from .shapes_categories import SHAPES_STUFF, SHAPES_THINGS
+from vitadapter_d2.data.datasets.shapes_categories import SHAPES_STUFF, SHAPES_THINGS
 
 SHAPES_CATEGORIES = (
     *(Category(c.id, c.name, c.color, True) for c in SHAPES_THINGS),

@@ -16,10 +16,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..coco_format import describe_mask, encode_mask, ids_to_rgb
-from ..parallel import parallel_map
-from .shapes_categories import SHAPES_STUFF, SHAPES_THINGS, StuffCategory, ThingCategory
-from .shapes_render import LEVELS, draw_scene
+from vitadapter_d2.data.coco_format import describe_mask, encode_mask, ids_to_rgb
+from vitadapter_d2.data.datasets.shapes_categories import (
+    SHAPES_STUFF,
+    SHAPES_THINGS,
+    StuffCategory,
+    ThingCategory,
+)
+from vitadapter_d2.data.datasets.shapes_render import LEVELS, draw_scene
+from vitadapter_d2.data.parallel import parallel_map
 
 SPLITS = ("train", "val")
 FORMAT_VERSION = 1

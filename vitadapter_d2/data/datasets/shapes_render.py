@@ -9,7 +9,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .shapes_categories import SHAPES_STUFF, SHAPES_THINGS, StuffCategory, ThingCategory
+from vitadapter_d2.data.datasets.shapes_categories import (
+    SHAPES_STUFF,
+    SHAPES_THINGS,
+    StuffCategory,
+    ThingCategory,
+)
 
 LEVELS = ("easy", "hard")
 MIN_VISIBLE_PIXELS = 80

@@ -10,8 +10,8 @@ import torch
 from detectron2.data import detection_utils
 from detectron2.structures import BitMasks, Instances
 
-from ..coco_format import ids_to_rgb, rgb_to_ids
-from ..transforms import PadToMultiple
+from vitadapter_d2.data.coco_format import ids_to_rgb, rgb_to_ids
+from vitadapter_d2.data.transforms import PadToMultiple
 
 Record = dict[str, Any]
 

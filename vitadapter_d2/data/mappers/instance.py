@@ -8,7 +8,13 @@ import numpy as np
 from detectron2.structures import polygons_to_bitmask
 from pycocotools import mask as coco_mask
 
-from .common import ImageAugmenter, Record, check_classes, required, training_dict
+from vitadapter_d2.data.mappers.common import (
+    ImageAugmenter,
+    Record,
+    check_classes,
+    required,
+    training_dict,
+)
 
 
 class InstanceMapper:

@@ -6,8 +6,8 @@ import detectron2.data.transforms as T
 import numpy as np
 from detectron2.data import detection_utils
 
-from ..coco_format import rgb_to_ids
-from .common import (
+from vitadapter_d2.data.coco_format import rgb_to_ids
+from vitadapter_d2.data.mappers.common import (
     ImageAugmenter,
     Record,
     SegmentAssembler,
