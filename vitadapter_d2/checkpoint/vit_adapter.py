@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from vitadapter_d2.checkpoint.rename import Rules, rename_keys, with_prefix
+from vitadapter_d2.checkpoint.rename import Rules, rename_keys, with_prefix, without
 
 # Of the adapter's parts, anywhere in a key: they also hold for an injector or extractor alone.
 MODULE_RULES: Rules = [(r"\bffn\.dwconv\.dwconv\.", "ffn.dwconv.")]
@@ -33,6 +33,9 @@ _VIT_TRUNK: Rules = [
     (r"^(blocks|patch_embed|pos_embed|cls_token)", r"vit.\1"),
 ]
 
+# Index buffers of BEiT: up to 1.9 GB in a file, and computed here.
+_COMPUTED = [r"\.relative_position_index$"]
+
 BACKBONE_RULES: Rules = [*MODULE_RULES, *SPATIAL_PRIOR_RULES, *_OUTPUTS, *_VIT_TRUNK]
 
 
@@ -48,7 +51,7 @@ def convert_spatial_prior(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def convert_backbone(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An official ``ViTAdapter`` of the ViT family (segmentation or detection code base).
+    """An official ``ViTAdapter`` or ``BEiTAdapter`` (segmentation or detection code base).
 
     Args:
         state_dict: names without the ``backbone.`` prefix.
@@ -56,4 +59,4 @@ def convert_backbone(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         The entries of :class:`vitadapter_d2.modeling.backbone.ViTAdapter`.
     """
-    return rename_keys(state_dict, BACKBONE_RULES)
+    return rename_keys(without(state_dict, _COMPUTED), BACKBONE_RULES)

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from torch.overrides import TorchFunctionMode
 
-from vitadapter_d2.modeling.backbone.attention import GlobalAttention, WindowAttention
+from vitadapter_d2.modeling.backbone.attention import SelfAttention, Window
 
 
 def naive_windows(attn, tokens, grid, window, pad_projected):
@@ -45,14 +45,14 @@ def test_windows_equal_the_naive_formulation(grid, pad_projected):
     torch.nn.init.normal_(attn.qkv.bias)
     tokens = torch.randn(2, grid[0] * grid[1], 16)
     expected = naive_windows(attn, tokens, grid, 4, pad_projected)
-    actual = WindowAttention(attn, 4, pad_projected)(tokens, grid, 0)
+    actual = SelfAttention(attn, Window(4, pad_projected))(tokens, grid, 0)
     torch.testing.assert_close(actual, expected)
 
 
 def test_global_attention_equals_timm():
     attn = Attention(16, num_heads=2, qkv_bias=True, qk_norm=True, norm_layer=torch.nn.LayerNorm)
     tokens = torch.randn(2, 12, 16)
-    torch.testing.assert_close(GlobalAttention(attn)(tokens, (3, 4), 0), attn(tokens))
+    torch.testing.assert_close(SelfAttention(attn)(tokens, (3, 4), 0), attn(tokens))
 
 
 def test_no_attention_matrix_is_built():
@@ -67,7 +67,7 @@ def test_no_attention_matrix_is_built():
                 self.largest = max(self.largest, result.shape[-1] * result.shape[-2])
             return result
 
-    attention = GlobalAttention(Attention(8, num_heads=2, qkv_bias=True))
+    attention = SelfAttention(Attention(8, num_heads=2, qkv_bias=True))
     with LargestLastTwo() as mode:
         attention(torch.randn(1, 400, 8), (20, 20), 0)
     assert mode.calls == 1
@@ -75,6 +75,6 @@ def test_no_attention_matrix_is_built():
 
 
 def test_windows_refuse_prefix_tokens():
-    attention = WindowAttention(Attention(8, num_heads=2), 4, pad_projected=True)
+    attention = SelfAttention(Attention(8, num_heads=2), Window(4, pad_projected=True))
     with pytest.raises(ValueError, match="no place for prefix tokens, got 1"):
         attention(torch.randn(1, 17, 8), (4, 4), 1)

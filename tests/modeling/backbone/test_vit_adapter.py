@@ -115,6 +115,21 @@ def test_zero_gamma_leaves_the_vit_untouched():
     torch.testing.assert_close(captured[0], expected)
 
 
+def test_gradients_of_one_image_are_half_of_those_of_it_twice():
+    model = build().eval()
+    image = torch.randn(1, 3, 64, 96)
+    weights = [torch.randn(output.shape) for output in model(image).values()]
+    gradients = []
+    for batch in (image, image.expand(2, -1, -1, -1)):
+        model.zero_grad()
+        outputs = model(batch).values()
+        pairs = zip(outputs, weights, strict=True)
+        sum((output * weight).sum() for output, weight in pairs).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(2 * one, two, atol=1e-3, rtol=1e-3)
+
+
 def test_recomputing_activations_changes_no_number():
     plain, recomputed = build().train(), build(recompute=True).train()
     recomputed.load_state_dict(plain.state_dict())

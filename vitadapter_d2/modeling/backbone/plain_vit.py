@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitadapter_d2.layers import recompute
-from vitadapter_d2.layers.resample import Grid
+from vitadapter_d2.layers.resample import Grid, resize_patch_kernel
 
 
 class PlainViT(nn.Module, ABC):
@@ -97,3 +97,42 @@ def plain_vit(model: nn.Module, **options: Any) -> PlainViT:
         TypeError: no family knows this type of model.
     """
     return build_trunk(model, **options)
+
+
+def repeat_windows(window_sizes: Sequence[int | None], depth: int) -> list[int | None]:
+    """Window sizes of all blocks from those of the first few.
+
+    Raises:
+        ValueError: their number does not divide the depth.
+    """
+    if not window_sizes or depth % len(window_sizes):
+        raise ValueError(
+            f"window_sizes has {len(window_sizes)} entries, which must divide the depth {depth}"
+        )
+    return list(window_sizes) * (depth // len(window_sizes))
+
+
+def patch_projection(proj: nn.Conv2d, patch_size: int) -> nn.ModuleDict:
+    """A timm patch projection under its name, resized (bilinear) to another patch size.
+
+    Args:
+        proj: convolution with kernel and stride equal.
+        patch_size: stride wanted, in pixels.
+    """
+    size = (patch_size, patch_size)
+    if proj.kernel_size == size:
+        return nn.ModuleDict({"proj": proj})
+    weight = resize_patch_kernel(proj.weight.detach(), size)
+    resized = nn.Conv2d(
+        proj.in_channels,
+        proj.out_channels,
+        kernel_size=size,
+        stride=size,
+        bias=proj.bias is not None,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    resized.weight = nn.Parameter(weight)
+    if proj.bias is not None:
+        resized.bias = proj.bias
+    return nn.ModuleDict({"proj": resized})

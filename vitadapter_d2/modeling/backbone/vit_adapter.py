@@ -106,8 +106,12 @@ class ViTAdapter(Backbone):
 
         res3, res4, res5 = split_levels(pyramid, sizes)
         outputs = self._add_stages([res2 + self.up(res3), res3, res4, res5], stages, grid)
+        # The views of split_levels have a free batch stride at batch 1, for which torch's BatchNorm
+        # on CPU gives wrong gradients without a word (seen on 2.15).
         return {
-            name: self.norms[name](output)[..., : -(-height // stride), : -(-width // stride)]
+            name: self.norms[name](output.contiguous())[
+                ..., : -(-height // stride), : -(-width // stride)
+            ]
             for (name, stride), output in zip(STRIDES.items(), outputs, strict=True)
         }
 

@@ -1,3 +1,4 @@
 """One file per family of timm trunks; importing it makes ``plain_vit`` know them all."""
 
+from vitadapter_d2.modeling.backbone.trunks import beit as beit
 from vitadapter_d2.modeling.backbone.trunks import vit as vit

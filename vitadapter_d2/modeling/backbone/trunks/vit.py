@@ -5,11 +5,16 @@ from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
-from vitadapter_d2.layers.resample import Grid, resize_patch_kernel, resize_position_embedding
-from vitadapter_d2.modeling.backbone.attention import GlobalAttention, WindowAttention
-from vitadapter_d2.modeling.backbone.plain_vit import PlainViT, build_trunk
+from vitadapter_d2.layers.resample import Grid, resize_position_embedding
+from vitadapter_d2.modeling.backbone.attention import SelfAttention, Window
+from vitadapter_d2.modeling.backbone.plain_vit import (
+    PlainViT,
+    build_trunk,
+    patch_projection,
+    repeat_windows,
+)
 
 
 class TimmViT(PlainViT):
@@ -41,10 +46,12 @@ class TimmViT(PlainViT):
         recompute_blocks: bool = False,
     ) -> None:
         blocks: list[Any] = list(model.blocks)
-        for block, window_size in zip(blocks, _repeat(window_sizes, len(blocks)), strict=True):
+        for block, size in zip(blocks, repeat_windows(window_sizes, len(blocks)), strict=True):
             if type(block) is not Block:
                 raise ValueError(f"blocks must be timm's Block, got {type(block).__name__}")
-            block.attn = _attention(block.attn, window_size)
+            window = None if size is None else Window(size, pad_projected=True)
+            attn: Any = block.attn
+            block.attn = SelfAttention(attn, window)
         super().__init__(
             blocks,
             embed_dim=model.embed_dim,
@@ -52,8 +59,7 @@ class TimmViT(PlainViT):
             num_prefix_tokens=model.num_prefix_tokens if keep_prefix_tokens else 0,
             recompute_blocks=recompute_blocks,
         )
-        proj = _resize_projection(model.patch_embed.proj, patch_size)
-        self.patch_embed = nn.ModuleDict({"proj": proj})
+        self.patch_embed = patch_projection(model.patch_embed.proj, patch_size)
         self.pos_embed = model.pos_embed
         self.pos_grid: Grid = tuple(model.patch_embed.grid_size)
         self.antialias_positions = antialias_positions
@@ -96,37 +102,3 @@ class TimmViT(PlainViT):
 
 
 build_trunk.register(VisionTransformer, TimmViT)
-
-
-def _repeat(window_sizes: Sequence[int | None], depth: int) -> list[int | None]:
-    if not window_sizes or depth % len(window_sizes):
-        raise ValueError(
-            f"window_sizes has {len(window_sizes)} entries, which must divide the depth {depth}"
-        )
-    return list(window_sizes) * (depth // len(window_sizes))
-
-
-def _attention(attn: Any, window_size: int | None) -> nn.Module:
-    if window_size is None:
-        return GlobalAttention(attn)
-    return WindowAttention(attn, window_size, pad_projected=True)
-
-
-def _resize_projection(proj: nn.Conv2d, patch_size: int) -> nn.Conv2d:
-    size = (patch_size, patch_size)
-    if proj.kernel_size == size:
-        return proj
-    resized = nn.Conv2d(
-        proj.in_channels,
-        proj.out_channels,
-        kernel_size=size,
-        stride=size,
-        bias=proj.bias is not None,
-        device=proj.weight.device,
-        dtype=proj.weight.dtype,
-    )
-    with torch.no_grad():
-        resized.weight.copy_(resize_patch_kernel(proj.weight, size))
-        if proj.bias is not None and resized.bias is not None:
-            resized.bias.copy_(proj.bias)
-    return resized
