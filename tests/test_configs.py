@@ -15,6 +15,10 @@ PARAMETERS = {
 }
 
 
+def test_counted_configs_exist():
+    assert set(PARAMETERS) <= set(model_zoo.names())
+
+
 @pytest.fixture(scope="module", params=model_zoo.names())
 def named_model(request):
     cfg = model_zoo.get_config(request.param)

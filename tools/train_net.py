@@ -10,13 +10,14 @@ Flags are Detectron2's; ``key=value`` arguments override fields of the config.
 from argparse import Namespace
 
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import create_ddp_model, default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
+from vitadapter_d2 import compat
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
-from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.config import find_config
 from vitadapter_d2.engine.distributed import leave_process_group
 from vitadapter_d2.engine.evaluate import Results, do_test, summary_line
 from vitadapter_d2.engine.train import do_train
@@ -24,7 +25,8 @@ from vitadapter_d2.engine.train import do_train
 
 def setup(args: Namespace) -> DictConfig:
     """Reads the config, applies the overrides, starts the loggers, seeds."""
-    cfg = LazyConfig.apply_overrides(load_config(args.config_file), args.opts)
+    args.config_file = str(find_config(args.config_file))
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="vitadapter_d2")
     default_setup(cfg, args)
     return cfg
@@ -34,7 +36,7 @@ def evaluate(cfg: DictConfig) -> Results:
     """Evaluates the checkpoint that ``train.init_checkpoint`` names."""
     if not cfg.train.init_checkpoint:
         raise SystemExit("--eval-only needs a checkpoint: add train.init_checkpoint=FILE")
-    model = create_ddp_model(instantiate(cfg.model).to(cfg.train.device), **cfg.train.ddp)
+    model = compat.create_ddp_model(instantiate(cfg.model).to(cfg.train.device), **cfg.train.ddp)
     Checkpointer(model).load(cfg.train.init_checkpoint)
     return do_test(cfg, model)
 
@@ -50,7 +52,10 @@ def main(args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
+    parser = default_argument_parser()
+    args = parser.parse_args()
+    if not args.config_file:
+        parser.error("--config-file is needed: a file or a name of the zoo")
     launch(
         main,
         args.num_gpus,

@@ -6,7 +6,7 @@ from typing import Any
 
 from detectron2.modeling import Backbone
 from detectron2.structures import ImageList
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def supported_kwargs(func: Callable[..., Any], **kwargs: Any) -> dict[str, Any]:
@@ -33,3 +33,17 @@ def image_list_from_tensors(tensors: Sequence[Tensor], backbone: Backbone) -> Im
         backbone.size_divisibility,
         **supported_kwargs(ImageList.from_tensors, padding_constraints=constraints),
     )
+
+
+def create_ddp_model(model: nn.Module, **kwargs: Any) -> nn.Module:
+    """Wraps a model if there are several processes; main gives CPU models a GPU's id."""
+    from detectron2.engine import create_ddp_model as create  # not for everyone who builds a model
+
+    if not next(model.parameters()).is_cuda:
+        kwargs = {"device_ids": None, **kwargs}
+    return create(model, **kwargs)
+
+
+def after_backward(trainer: Any) -> None:
+    """Calls the hooks between backward and step, which v0.6 does not have."""
+    getattr(trainer, "after_backward", lambda: None)()

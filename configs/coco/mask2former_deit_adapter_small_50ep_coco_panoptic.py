@@ -1,10 +1,12 @@
-"""Mask2Former, ViT-Adapter-S, DeiT-S, on COCO panoptic with facebookresearch/Mask2Former's recipe.
+"""Mask2Former, ViT-Adapter-S, DeiT-S, on COCO panoptic with facebookresearch/Mask2Former's schedule.
 
 Not a row of the paper: its COCO panoptic model is BEiTv2-L.
 """
 
 from detectron2.config import LazyCall as L
 from fvcore.common.param_scheduler import MultiStepParamScheduler
+
+from vitadapter_d2.solver import PrefixFactor
 
 from ..common.data.coco_panoptic import dataloader
 from ..common.models.mask2former import mask2former
@@ -17,6 +19,7 @@ model = mask2former(
     num_classes=133,
     dataset_name="coco_2017_val_panoptic_with_sem_seg",
 )
+optimizer.params.lr_factor = L(PrefixFactor)(prefix="backbone.", factor=0.1)
 train.max_iter = 368_750
 train.amp.enabled = True
 train.clip_grad_norm = 0.01

@@ -2,11 +2,7 @@
 
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
-from fvcore.common.param_scheduler import (
-    CosineParamScheduler,
-    MultiStepParamScheduler,
-    PolynomialDecayParamScheduler,
-)
+from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
 
 
 def _warmup(scheduler, warmup_iters, max_iter, warmup_factor):
@@ -21,11 +17,6 @@ def _warmup(scheduler, warmup_iters, max_iter, warmup_factor):
 def cosine(max_iter, warmup_iters, end_value=0.02):
     scheduler = L(CosineParamScheduler)(start_value=1.0, end_value=end_value)
     return _warmup(scheduler, warmup_iters, max_iter, 0.01)
-
-
-def poly(max_iter, warmup_iters, power=1.0):
-    scheduler = L(PolynomialDecayParamScheduler)(base_value=1.0, power=power)
-    return _warmup(scheduler, warmup_iters, max_iter, 1e-6)
 
 
 def steps(epochs, milestones, max_iter, warmup_iters=500):

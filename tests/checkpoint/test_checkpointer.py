@@ -45,8 +45,9 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
     with pytest.raises(pickle.UnpicklingError):
         Checkpointer(nn.Linear(1, 1)).load(str(tmp_path / "evil.pth"))
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"model": Payload()}))
-    with pytest.raises(ValueError, match="is a pickle, which can run any code"):
-        Checkpointer(nn.Linear(1, 1)).load(str(tmp_path / "evil.pkl"))
+    for query in ("", "?matching_heuristics=True"):
+        with pytest.raises(ValueError, match="is a pickle, which can run any code"):
+            Checkpointer(nn.Linear(1, 1)).load(f"{tmp_path / 'evil.pkl'}{query}")
     assert not (tmp_path / "executed").exists()
 
 

@@ -49,6 +49,11 @@ def test_wrong_images_are_named(tiny_config, weights, image, message):
         predictor(image)
 
 
+def test_several_test_sets_are_legal(tiny_config, weights):
+    tiny_config.dataloader.test.dataset.names = ["tiny_val_panoptic"]
+    assert len(Predictor(tiny_config, weights).metadata.stuff_classes) == 12
+
+
 def test_weights_are_needed():
     name = "shapes/mask2former_vit_adapter_quickstart"
     with pytest.raises(ValueError, match=f"weights are needed: config {name}"):

@@ -75,6 +75,13 @@ def test_bfloat16_loss_is_close_to_float32(tiny_config):
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
+def test_a_run_may_change_its_precision(tiny_config):
+    state = build_trainer(tiny_config, data=[]).state_dict()
+    build_trainer(tiny_config, data=[], amp_dtype="float16").load_state_dict(state)
+    del state["grad_scaler"]  # of detectron2's own trainer
+    build_trainer(tiny_config, data=[]).load_state_dict(state)
+
+
 def test_clipping_bounds_the_norm_of_the_whole_gradient(tiny_config):
     trainer = build_trainer(tiny_config, clip_grad_norm=0.01)
     step(trainer)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitadapter_d2.solver import LayerDecay, param_groups
+from vitadapter_d2.solver import LayerDecay, PrefixFactor, param_groups
 
 
 class Model(nn.Module):
@@ -42,3 +42,13 @@ def test_layer_decay_slows_the_depth_of_the_trunk():
 def test_rate_must_be_a_factor():
     with pytest.raises(ValueError, match=r"rate must be in \(0, 1\], got 1.5"):
         LayerDecay(rate=1.5, depth=12)
+
+
+def test_blocks_beyond_the_depth_are_named():
+    with pytest.raises(ValueError, match="blocks.20.* is beyond the 12 blocks"):
+        LayerDecay(rate=0.8, depth=12)("backbone.vit.blocks.20.norm1.weight")
+
+
+def test_prefix_has_its_own_rate():
+    groups = param_groups(Model(), 0.1, 0.0, lr_factor=PrefixFactor("linear.", 0.5))
+    assert sorted((group["lr"], len(group["params"])) for group in groups) == [(0.05, 2), (0.1, 4)]

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import matplotlib
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -14,7 +12,7 @@ CONFIG = "configs/shapes/mask2former_vit_adapter_quickstart.py"
 
 
 def run(*arguments, datasets=None):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     if datasets is not None:
         environment["DETECTRON2_DATASETS"] = str(datasets)
     return subprocess.run(
@@ -86,48 +84,6 @@ def test_evaluation_only_needs_weights(tmp_path):
     assert done.stderr.strip().endswith("add train.init_checkpoint=FILE")
 
 
-def test_demo_draws_a_photograph_and_reports_what_it_cannot_read(trained, tmp_path):
-    photograph = Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    cv2.imwrite(str(folder / "good.png"), cv2.imread(str(photograph))[::4, ::4])
-    (folder / "corrupt.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    done = run(
-        "tools/demo.py",
-        "--config-file",
-        CONFIG,
-        "--weights",
-        trained[0] / "model_final.pth",
-        "--input",
-        photograph,
-        folder,
-        "--output",
-        tmp_path / "drawn",
-        "--device",
-        "cpu",
-    )
-    assert done.returncode == 1
-    assert "2 of 3 images drawn" in done.stdout
-    assert "skipped" in done.stderr and "corrupt.png" in done.stderr
-    drawn = cv2.imread(str(tmp_path / "drawn" / "grace_hopper.png"))
-    assert drawn.shape == cv2.imread(str(photograph)).shape
-    assert (tmp_path / "drawn" / "good.png").is_file()
-
-
-def test_demo_names_what_is_missing(tmp_path):
-    done = run(
-        "tools/demo.py",
-        "--config-file",
-        CONFIG,
-        "--input",
-        tmp_path / "nothing.jpg",
-        "--output",
-        tmp_path,
-    )
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == f"no image at {tmp_path / 'nothing.jpg'}"
-
-
 def test_analyze_model_counts_without_allocating():
     done = run("tools/analyze_model.py", "coco/mask_rcnn_augreg_adapter_large_fpn_1x_coco")
     assert done.returncode == 0, done.stderr
@@ -141,6 +97,8 @@ def test_two_processes_train_and_evaluate_together(tiny_root, tmp_path):
         CONFIG,
         "--num-gpus",
         2,
+        "--dist-url",
+        "auto",
         f"train.output_dir={tmp_path}",
         "train.max_iter=1",
         "train.device=cpu",
@@ -151,3 +109,15 @@ def test_two_processes_train_and_evaluate_together(tiny_root, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1].startswith("PQ ")
+
+
+def test_training_takes_a_name_of_the_zoo_and_asks_for_one(tmp_path):
+    done = run(
+        "tools/train_net.py",
+        "--config-file",
+        "shapes/mask2former_vit_adapter_quickstart",
+        "--eval-only",
+        f"train.output_dir={tmp_path}",
+    )
+    assert done.stderr.strip().endswith("add train.init_checkpoint=FILE")
+    assert run("tools/train_net.py").stderr.strip().endswith("a file or a name of the zoo")

@@ -1,11 +1,12 @@
 """Saving and loading checkpoints, safely."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+
+from vitadapter_d2.files import replacing
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -28,19 +29,14 @@ class Checkpointer(DetectionCheckpointer):
         data = {"model": self.model.state_dict(), **states, **kwargs}
         target = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", target)
-        partial = target.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with replacing(target) as file:
             torch.save(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
         self.tag_last_checkpoint(target.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Notes the newest checkpoint; the note is replaced as a whole."""
-        partial = Path(self.save_dir, "last_checkpoint.partial")
-        partial.write_text(last_filename_basename)
-        partial.replace(Path(self.save_dir, "last_checkpoint"))
+        with replacing(Path(self.save_dir, "last_checkpoint"), "w") as file:
+            file.write(last_filename_basename)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a checkpoint of Detectron2's or this package's naming.
@@ -57,11 +53,14 @@ class Checkpointer(DetectionCheckpointer):
             ValueError: the file is a pickle, which could run code.
             FileNotFoundError: there is no such file.
         """
-        if path.endswith((".pkl", ".pyth")):
-            raise ValueError(
-                f"{path} is a pickle, which can run any code when it is read; "
-                "save its tensors with torch.save as a .pth file and load that"
-            )
-        if path and "://" not in path and not Path(path).is_file():
-            raise FileNotFoundError(f"no checkpoint at {path}")
+        if path:
+            # What the path stands for decides: a catalog's name or a query hides the suffix.
+            file = Path(self.path_manager.get_local_path(path.partition("?")[0]))
+            if file.suffix in (".pkl", ".pyth"):
+                raise ValueError(
+                    f"{path} is a pickle, which can run any code when it is read; "
+                    "save its tensors with torch.save as a .pth file and load that"
+                )
+            if not file.is_file():
+                raise FileNotFoundError(f"no checkpoint at {path}")
         return super().load(path, *args, **kwargs)

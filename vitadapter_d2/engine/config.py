@@ -17,7 +17,7 @@ def configs_root() -> Path:
 
 
 def zoo_names() -> list[str]:
-    """Names of all published configurations, such as ``shapes/mask_rcnn_vit_adapter``."""
+    """Names of all published configurations, such as ``shapes/mask_rcnn_vit_adapter_shapes``."""
     root = configs_root()
     return sorted(
         path.relative_to(root).with_suffix("").as_posix()
@@ -26,8 +26,8 @@ def zoo_names() -> list[str]:
     )
 
 
-def load_config(name: str | Path) -> DictConfig:
-    """Reads a configuration; a config is code and is run.
+def find_config(name: str | Path) -> Path:
+    """The file of a configuration.
 
     Args:
         name: path of a ``.py`` or ``.yaml`` file, or a zoo name such as
@@ -37,10 +37,15 @@ def load_config(name: str | Path) -> DictConfig:
         FileNotFoundError: neither a file nor a name of the zoo.
     """
     if Path(name).is_file():
-        return LazyConfig.load(str(name))
+        return Path(name)
     zoo = str(name).removesuffix(".py")
     if zoo in zoo_names():
-        return LazyConfig.load(str(configs_root() / f"{zoo}.py"))
+        return configs_root() / f"{zoo}.py"
     raise FileNotFoundError(
         f"{name} is neither a file nor a name of the zoo; the zoo has: {', '.join(zoo_names())}"
     )
+
+
+def load_config(name: str | Path) -> DictConfig:
+    """Reads the configuration that :func:`find_config` finds; a config is code and is run."""
+    return LazyConfig.load(str(find_config(name)))

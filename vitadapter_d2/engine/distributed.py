@@ -2,7 +2,7 @@
 
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -36,8 +36,15 @@ def leave_process_group() -> None:
         distributed.destroy_process_group()
 
 
+class _SyncBatchNorm(NaiveSyncBatchNorm):
+    """Sums in float32: the parent's mean of squares minus square of means drowns in bfloat16."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.float()).to(input.dtype)
+
+
 def _naive(norm: _BatchNorm) -> NaiveSyncBatchNorm:
-    synced = NaiveSyncBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    synced = _SyncBatchNorm(norm.num_features, eps=norm.eps, momentum=norm.momentum)
     synced.weight, synced.bias = norm.weight, norm.bias
     for name, buffer in norm.named_buffers():
         setattr(synced, name, buffer)

@@ -11,7 +11,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from vitadapter_d2.engine.files import write_image
+from vitadapter_d2.files import write_image
 from vitadapter_d2.inference.drawing import (
     draw_annotation,
     draw_prediction,

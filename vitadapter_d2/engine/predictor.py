@@ -47,7 +47,8 @@ class Predictor:
         mapper = self.cfg.dataloader.test.mapper
         self.aug = T.AugmentationList(list(instantiate(mapper.augmentations)))
         self.input_format: str = mapper.image_format
-        self.metadata = MetadataCatalog.get(self.cfg.dataloader.test.dataset.names)
+        names = self.cfg.dataloader.test.dataset.names
+        self.metadata = MetadataCatalog.get(names if isinstance(names, str) else names[0])
 
     @torch.inference_mode()
     def __call__(self, original_image: np.ndarray) -> dict[str, Any]:

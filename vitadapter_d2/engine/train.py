@@ -2,12 +2,14 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 
 from detectron2.config import instantiate
-from detectron2.engine import create_ddp_model, default_writers, hooks
+from detectron2.engine import HookBase, default_writers, hooks
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
+from vitadapter_d2 import compat
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.engine.distributed import synchronize_batch_norm
 from vitadapter_d2.engine.evaluate import Results, do_test
@@ -31,7 +33,7 @@ def do_train(cfg: DictConfig, resume: bool = False) -> Results:
     model = synchronize_batch_norm(instantiate(cfg.model).to(cfg.train.device))
     cfg.optimizer.params.model = model
     trainer = Trainer(
-        model=create_ddp_model(model, **cfg.train.ddp),
+        model=compat.create_ddp_model(model, **cfg.train.ddp),
         data_loader=instantiate(cfg.dataloader.train),
         optimizer=instantiate(cfg.optimizer),
         amp_dtype=cfg.train.amp.dtype if cfg.train.amp.enabled else None,
@@ -45,23 +47,7 @@ def do_train(cfg: DictConfig, resume: bool = False) -> Results:
         results = do_test(cfg, trainer.model)
         return results
 
-    main_process = comm.is_main_process()
-    trainer.register_hooks(
-        [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
-            if main_process
-            else None,
-            hooks.EvalHook(cfg.train.eval_period, evaluate),
-            hooks.PeriodicWriter(
-                default_writers(cfg.train.output_dir, cfg.train.max_iter),
-                period=cfg.train.log_period,
-            )
-            if main_process
-            else None,
-        ]
-    )
+    trainer.register_hooks(_hooks(cfg, checkpointer, evaluate))
     resuming = resume and checkpointer.has_checkpoint()
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start_iter = trainer.iter + 1 if resuming else 0
@@ -70,3 +56,24 @@ def do_train(cfg: DictConfig, resume: bool = False) -> Results:
         return do_test(cfg, trainer.model)
     trainer.train(start_iter, cfg.train.max_iter)
     return results
+
+
+def _hooks(
+    cfg: DictConfig, checkpointer: Checkpointer, evaluate: Callable[[], Results]
+) -> list[HookBase]:
+    """In the order in which they run."""
+    everywhere = [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        hooks.EvalHook(cfg.train.eval_period, evaluate),
+    ]
+    if not comm.is_main_process():
+        return everywhere
+    *first, evaluation = everywhere
+    writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+    return [
+        *first,
+        hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
+        evaluation,
+        hooks.PeriodicWriter(writers, period=cfg.train.log_period),
+    ]

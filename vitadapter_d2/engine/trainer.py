@@ -8,6 +8,8 @@ import torch
 from detectron2.engine import SimpleTrainer
 from torch import nn
 
+from vitadapter_d2 import compat
+
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -58,7 +60,7 @@ class Trainer(SimpleTrainer):
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         self.optimizer.zero_grad()
         self.grad_scaler.scale(total).backward()
-        self.after_backward()
+        compat.after_backward(self)
         self._write_metrics(losses, data_time)
         self._clip_gradients()
         self.grad_scaler.step(self.optimizer)
@@ -71,11 +73,6 @@ class Trainer(SimpleTrainer):
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)
 
-    def after_backward(self) -> None:
-        """Hooks of detectron2 main; v0.6 has none."""
-        for hook in self._hooks:
-            getattr(hook, "after_backward", _nothing)()
-
     def state_dict(self) -> dict[str, Any]:
         """With the loss scale."""
         return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
@@ -83,8 +80,6 @@ class Trainer(SimpleTrainer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         super().load_state_dict(state_dict)
-        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-
-
-def _nothing() -> None:
-    return
+        # Empty where the loss was not scaled.
+        if state := state_dict.get("grad_scaler"):
+            self.grad_scaler.load_state_dict(state)

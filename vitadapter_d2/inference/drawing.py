@@ -70,4 +70,6 @@ def stack(rows: Sequence[np.ndarray], gap: int = 8) -> np.ndarray:
 
 def _visualizer(image: np.ndarray, metadata: Metadata) -> Visualizer:
     scale = max(1, -(-_SHORT_SIDE // min(image.shape[:2])))
-    return Visualizer(image, metadata, scale=scale, instance_mode=ColorMode.IMAGE)
+    has_palette = metadata.get("thing_colors") is not None
+    mode = ColorMode.SEGMENTATION if has_palette else ColorMode.IMAGE
+    return Visualizer(image, metadata, scale=scale, instance_mode=mode)

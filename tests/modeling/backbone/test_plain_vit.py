@@ -79,6 +79,23 @@ def test_unknown_models_are_named():
         plain_vit(timm.create_model("resnet10t"))
 
 
-def test_other_blocks_are_refused():
-    with pytest.raises(ValueError, match="got ResPostBlock"):
-        plain_vit(tiny(block_fn=ResPostBlock))
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (dict(block_fn=ResPostBlock), "got ResPostBlock"),
+        (dict(attn_layer="diff"), "got Block with DiffAttention"),
+        (dict(embed_norm_layer=nn.LayerNorm), "PatchEmbed without a norm"),
+    ],
+)
+def test_variants_with_other_numbers_are_refused(model, message):
+    with pytest.raises(ValueError, match=message):
+        plain_vit(tiny(**model))
+
+
+def test_stems_and_distillation_tokens_are_refused():
+    with pytest.raises(ValueError, match="hybrid and convolutional stems"):
+        plain_vit(timm.create_model("vit_tiny_r_s16_p8_224"))
+    distilled = timm.create_model("deit_tiny_distilled_patch16_224")
+    with pytest.raises(ValueError, match="distillation token cannot be kept"):
+        plain_vit(distilled, keep_prefix_tokens=True)
+    assert plain_vit(distilled).num_prefix_tokens == 0

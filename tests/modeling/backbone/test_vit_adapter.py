@@ -134,8 +134,13 @@ def test_recomputing_activations_changes_no_number():
     plain, recomputed = build().train(), build(recompute=True).train()
     recomputed.load_state_dict(plain.state_dict())
     image = torch.randn(2, 3, 64, 64)
-    for model in (plain, recomputed):
+    for model, forwards in ((plain, 1), (recomputed, 2)):
+        calls = []
+        watched = (model.vit.blocks[1].norm1, model.interactions[1].injector.attn)
+        for module in watched:
+            module.register_forward_hook(lambda *call, calls=calls: calls.append(call[0]))
         sum(output.square().mean() for output in model(image).values()).backward()
+        assert [calls.count(module) for module in watched] == [forwards, forwards]
     gradients = dict(recomputed.named_parameters())
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(gradients[name].grad, parameter.grad)
@@ -155,3 +160,22 @@ def test_spans_must_cover_the_trunk():
     blocks = interaction_blocks(48, [(0, 1), (3, 3)], num_heads=6)
     with pytest.raises(ValueError, match="must cover the trunk's 4 blocks"):
         ViTAdapter(vit, SpatialPriorModule(48, 8), blocks)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(added_stages=(0, 1, 2, 4)), r"4 indices in \[-4, 3\] of the 4 .*got \(0, 1, 2, 4\)"),
+        (dict(added_stages=(0, 1)), "added_stages needs 4 indices"),
+    ],
+)
+def test_stages_must_exist(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+def test_widths_must_agree():
+    vit = plain_vit(VisionTransformer(embed_dim=48, depth=1, num_heads=4, num_classes=0))
+    blocks = interaction_blocks(48, [(0, 0)], num_heads=6)
+    with pytest.raises(ValueError, match="spatial_prior has width 32, the trunk 48"):
+        ViTAdapter(vit, SpatialPriorModule(32, 8), blocks)

@@ -196,8 +196,11 @@ def test_wrong_targets_are_named():
     item["instances"].gt_masks = PolygonMasks([[[0.0, 0.0, 9.0, 0.0, 9.0, 9.0]]])
     with pytest.raises(ValueError, match="bitmask.*PolygonMasks"):
         model([item])
+    item["instances"].remove("gt_classes")
+    with pytest.raises(ValueError, match=r"instances need gt_classes, got \['gt_masks'\]"):
+        model([item])
     del item["instances"]
-    with pytest.raises(ValueError, match="instances"):
+    with pytest.raises(ValueError, match="training needs 'instances'"):
         model([item])
 
 

@@ -21,6 +21,7 @@ class SpatialPriorModule(nn.Module):
 
     def __init__(self, embed_dim: int, channels: int = 64, norm: Norm = "BN") -> None:
         super().__init__()
+        self.embed_dim = embed_dim
         self.stem = nn.Sequential(
             *_conv3x3(3, channels, 2, norm),
             *_conv3x3(channels, channels, 1, norm),

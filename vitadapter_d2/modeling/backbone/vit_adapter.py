@@ -44,6 +44,11 @@ class ViTAdapter(Backbone):
         super().__init__()
         if vit.patch_size != STRIDES["res4"]:
             raise ValueError(f"the trunk's patch_size must be 16, got {vit.patch_size}")
+        if spatial_prior.embed_dim != vit.embed_dim:
+            raise ValueError(
+                f"spatial_prior has width {spatial_prior.embed_dim}, the trunk {vit.embed_dim}"
+            )
+        _check_stages(added_stages, len(interactions))
         _check_spans([interaction.span for interaction in interactions], vit.depth)
         self.vit = vit
         self.spatial_prior = spatial_prior
@@ -128,6 +133,16 @@ class ViTAdapter(Backbone):
                 feature = F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
             added.append(output + feature)
         return added
+
+
+def _check_stages(added_stages: Sequence[int] | None, count: int) -> None:
+    if added_stages is None:
+        return
+    if len(added_stages) != len(STRIDES) or not all(-count <= i < count for i in added_stages):
+        raise ValueError(
+            f"added_stages needs 4 indices in [{-count}, {count - 1}] of the {count} interactions, "
+            f"got {tuple(added_stages)}"
+        )
 
 
 def _check_spans(spans: list[tuple[int, int]], depth: int) -> None:

@@ -203,8 +203,10 @@ def _image_targets(item: dict[str, Any], size: Size, num_classes: int) -> tuple[
     if "instances" not in item:
         raise ValueError(f"training needs 'instances' in every input, got {sorted(item)}")
     instances = item["instances"]
-    if not instances.has("gt_classes") or not len(instances):
+    if not instances.get_fields() or not len(instances):
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0, *size, dtype=torch.bool)
+    if not instances.has("gt_classes"):
+        raise ValueError(f"instances need gt_classes, got {sorted(instances.get_fields())}")
     masks = instances.gt_masks if instances.has("gt_masks") else None
     masks = getattr(masks, "tensor", masks)
     if not isinstance(masks, Tensor):

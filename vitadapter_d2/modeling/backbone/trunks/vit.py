@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitadapter_d2.layers.resample import Grid, resize_position_embedding
 from vitadapter_d2.modeling.backbone.attention import SelfAttention, Window
@@ -45,10 +46,9 @@ class TimmViT(PlainViT):
         antialias_positions: bool = False,
         recompute_blocks: bool = False,
     ) -> None:
+        _check_supported(model, keep_prefix_tokens)
         blocks: list[Any] = list(model.blocks)
         for block, size in zip(blocks, repeat_windows(window_sizes, len(blocks)), strict=True):
-            if type(block) is not Block:
-                raise ValueError(f"blocks must be timm's Block, got {type(block).__name__}")
             window = None if size is None else Window(size, pad_projected=True)
             attn: Any = block.attn
             block.attn = SelfAttention(attn, window)
@@ -102,3 +102,21 @@ class TimmViT(PlainViT):
 
 
 build_trunk.register(VisionTransformer, TimmViT)
+
+
+def _check_supported(model: VisionTransformer, keep_prefix_tokens: bool) -> None:
+    """Timm's class covers variants that would run here with other numbers."""
+    patch_embed: Any = model.patch_embed
+    if type(patch_embed) is not PatchEmbed or type(patch_embed.norm) is not nn.Identity:
+        raise ValueError(
+            f"patch_embed must be timm's PatchEmbed without a norm, got {patch_embed}: hybrid and "
+            "convolutional stems are not supported"
+        )
+    for block in model.blocks:
+        if type(block) is not Block or type(block.attn) is not Attention:
+            raise ValueError(
+                "blocks must be timm's Block with its Attention, got "
+                f"{type(block).__name__} with {type(getattr(block, 'attn', None)).__name__}"
+            )
+    if keep_prefix_tokens and hasattr(model, "dist_token"):
+        raise ValueError("a distillation token cannot be kept; use keep_prefix_tokens=False")

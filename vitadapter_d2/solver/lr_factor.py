@@ -1,4 +1,4 @@
-"""Layer-wise learning-rate decay of a ViT-Adapter's trunk."""
+"""Learning-rate factors by parameter name."""
 
 import re
 from dataclasses import dataclass
@@ -30,8 +30,25 @@ class LayerDecay:
         """Factor of the parameter with this full name."""
         if block := _BLOCK.match(name):
             layer = int(block.group(1)) + 1
+            if layer > self.depth:
+                raise ValueError(f"{name} is beyond the {self.depth} blocks that depth says")
         elif _EMBEDDING.match(name):
             layer = 0
         else:
             layer = self.depth + 1
         return self.rate ** (self.depth + 1 - layer)
+
+
+@dataclass(frozen=True)
+class PrefixFactor:
+    """One learning-rate factor for everything below a prefix, 1 for the rest.
+
+    Reference: Mask2Former trains its backbones at a tenth of the rate, arXiv 2112.01527, Sec. 4.1.
+    """
+
+    prefix: str
+    factor: float
+
+    def __call__(self, name: str) -> float:
+        """Factor of the parameter with this full name."""
+        return self.factor if name.startswith(self.prefix) else 1.0

@@ -1,0 +1,50 @@
+"""Writing files so that a reader never meets half of one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Opens a file that takes the place of ``path`` when the block ends without an error.
+
+    It is written under a temporary name in the same folder, which is made if it is missing,
+    flushed to the disk and renamed. After an error ``path`` is as it was.
+
+    Args:
+        path: file to write.
+        mode: ``"wb"``, or ``"w"`` for text in UTF-8.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps apart several processes that write the same file.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes a uint8 image, ``(H, W)`` or ``(H, W, 3)`` RGB, in the format of the path's suffix.
+
+    Raises:
+        ValueError: OpenCV knows no such format.
+    """
+    import cv2  # here, so that saving a checkpoint does not need it
+
+    bgr = image if image.ndim == 2 else image[:, :, ::-1]
+    try:
+        _, encoded = cv2.imencode(path.suffix, bgr)
+    except cv2.error as error:
+        raise ValueError(f"cannot write {path}: no image format {path.suffix!r}") from error
+    with replacing(path) as file:
+        file.write(encoded)
