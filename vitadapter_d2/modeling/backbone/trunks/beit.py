@@ -3,21 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
-from vitadapter_d2.layers.resample import Grid, resize_position_embedding
+from vitadapter_d2.layers.resample import Grid
 from vitadapter_d2.modeling.backbone.attention import RelativeBiasAttention, Window
-from vitadapter_d2.modeling.backbone.plain_vit import (
-    PlainViT,
-    build_trunk,
-    patch_projection,
-    repeat_windows,
-)
+from vitadapter_d2.modeling.backbone.plain_vit import build_trunk, repeat_windows
+from vitadapter_d2.modeling.backbone.trunks.timm_trunk import TimmTrunk
 
 
-class TimmBeit(PlainViT):
+class TimmBeit(TimmTrunk):
     """Drives the parts of a timm ``Beit``.
 
     Reference: BEiT, arXiv 2106.08254; BEiTv2, arXiv 2208.06366; as trunks of ViT-Adapter in its
@@ -54,33 +49,13 @@ class TimmBeit(PlainViT):
                 window=None if size is None else Window(size, pad_projected=False),
             )
         super().__init__(
+            model,
             blocks,
-            embed_dim=model.embed_dim,
+            keep_prefix_tokens=keep_prefix_tokens,
             patch_size=patch_size,
-            num_prefix_tokens=1 if keep_prefix_tokens else 0,
+            antialias_positions=False,
             recompute_blocks=recompute_blocks,
         )
-        self.patch_embed = patch_projection(model.patch_embed.proj, patch_size)
-        self.pos_embed = model.pos_embed
-        self.pos_grid = grid
-        self.pos_drop = model.pos_drop
-        if keep_prefix_tokens:
-            self.cls_token = model.cls_token
-
-    def embed(self, image: Tensor) -> tuple[Tensor, Grid]:
-        """See :meth:`PlainViT.embed`."""
-        patches = self.patch_embed["proj"](image)  # (B, C, H/p, W/p)
-        grid = (patches.shape[2], patches.shape[3])
-        tokens = patches.flatten(2).transpose(1, 2)
-        if self.pos_embed is not None:
-            positions = self.pos_embed[:, 1:]
-            tokens = tokens + resize_position_embedding(positions, self.pos_grid, grid)
-        if self.num_prefix_tokens:
-            prefix: Tensor = self.cls_token
-            if self.pos_embed is not None:
-                prefix = prefix + self.pos_embed[:, :1]
-            tokens = torch.cat((prefix.expand(len(image), -1, -1), tokens), dim=1)
-        return self.pos_drop(tokens), grid
 
     def run_block(self, block: Any, tokens: Tensor, grid: Grid) -> Tensor:
         """See :meth:`PlainViT.run_block`."""

@@ -3,27 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from vitadapter_d2.layers.resample import Grid, resize_position_embedding
+from vitadapter_d2.layers.resample import Grid
 from vitadapter_d2.modeling.backbone.attention import SelfAttention, Window
-from vitadapter_d2.modeling.backbone.plain_vit import (
-    PlainViT,
-    build_trunk,
-    patch_projection,
-    repeat_windows,
-)
+from vitadapter_d2.modeling.backbone.plain_vit import build_trunk, repeat_windows
+from vitadapter_d2.modeling.backbone.trunks.timm_trunk import TimmTrunk
 
 
-class TimmViT(PlainViT):
+class TimmViT(TimmTrunk):
     """Drives the parts of a timm ``VisionTransformer``.
 
     Reference: ViT, arXiv 2010.11929; as a trunk of ViT-Adapter, arXiv 2205.08534, Sec. 3.1.
-    Departures from timm: the patch projection is resized to stride 16 (bilinear), the position
-    embedding to the image's grid (bicubic, no antialias); both as in the released models.
 
     Args:
         model: the timm model; must have absolute positions or none, and pre-norm blocks.
@@ -53,46 +46,13 @@ class TimmViT(PlainViT):
             attn: Any = block.attn
             block.attn = SelfAttention(attn, window)
         super().__init__(
+            model,
             blocks,
-            embed_dim=model.embed_dim,
+            keep_prefix_tokens=keep_prefix_tokens,
             patch_size=patch_size,
-            num_prefix_tokens=model.num_prefix_tokens if keep_prefix_tokens else 0,
+            antialias_positions=antialias_positions,
             recompute_blocks=recompute_blocks,
         )
-        self.patch_embed = patch_projection(model.patch_embed.proj, patch_size)
-        self.pos_embed = model.pos_embed
-        self.pos_grid: Grid = tuple(model.patch_embed.grid_size)
-        self.antialias_positions = antialias_positions
-        self.pos_drop = model.pos_drop
-        self.norm_pre = model.norm_pre
-        if keep_prefix_tokens:
-            self.cls_token = model.cls_token
-            self.reg_token = model.reg_token
-
-    def embed(self, image: Tensor) -> tuple[Tensor, Grid]:
-        """See :meth:`PlainViT.embed`."""
-        patches = self.patch_embed["proj"](image)  # (B, C, H/p, W/p)
-        grid = (patches.shape[2], patches.shape[3])
-        tokens = patches.flatten(2).transpose(1, 2)
-        prefix = self._prefix(len(image))
-        if self.pos_embed is not None:
-            # Some models store a position for their prefix tokens too, even where these are
-            # dropped: released weights keep the slot.
-            slots = self.pos_embed.shape[1] - self.pos_grid[0] * self.pos_grid[1]
-            tokens = tokens + resize_position_embedding(
-                self.pos_embed[:, slots:], self.pos_grid, grid, self.antialias_positions
-            )
-            if slots and prefix is not None:
-                prefix = prefix + self.pos_embed[:, :slots]
-        if prefix is not None:
-            tokens = torch.cat((prefix, tokens), dim=1)
-        return self.norm_pre(self.pos_drop(tokens)), grid
-
-    def _prefix(self, batch: int) -> Tensor | None:
-        if not self.num_prefix_tokens:
-            return None
-        parts = (token for token in (self.cls_token, self.reg_token) if token is not None)
-        return torch.cat(tuple(parts), dim=1).expand(batch, -1, -1)
 
     def run_block(self, block: Any, tokens: Tensor, grid: Grid) -> Tensor:
         """See :meth:`PlainViT.run_block`."""
