@@ -10,6 +10,8 @@ Files that cannot be read are reported and skipped; the exit status is then 1.
 
 import argparse
 import sys
+from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 
 from detectron2.config import LazyConfig
@@ -18,7 +20,7 @@ from tqdm import tqdm
 
 from vitadapter_d2 import Predictor
 from vitadapter_d2.engine.config import load_config
-from vitadapter_d2.engine.files import write_image
+from vitadapter_d2.files import write_image
 from vitadapter_d2.inference.drawing import draw_prediction
 from vitadapter_d2.inference.inputs import find_images
 
@@ -39,13 +41,22 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def output_paths(images: list[Path], folder: Path) -> list[Path]:
-    """One PNG each; files of one name in several folders get numbers."""
-    taken: dict[str, int] = {}
+    """One PNG each; a name that is taken, also by one of the images, gets a number."""
+    folder = folder.resolve()
+    # Of an image that is a link, neither the link nor the file may be overwritten.
+    taken = {path for image in images for path in (image.resolve(), _place(image))}
+    endings: dict[str, Iterator[str]] = {}
     paths = []
     for image in images:
-        count = taken[image.stem] = taken.get(image.stem, 0) + 1
-        paths.append(folder / f"{image.stem}{'' if count == 1 else f'_{count}'}.png")
+        endings.setdefault(image.stem, chain([".png"], map("_{}.png".format, count(2))))
+        candidates = (folder / (image.stem + ending) for ending in endings[image.stem])
+        paths.append(next(path for path in candidates if path not in taken))
+        taken.add(paths[-1])
     return paths
+
+
+def _place(path: Path) -> Path:
+    return path.parent.resolve() / path.name
 
 
 def main() -> int:
@@ -63,7 +74,7 @@ def main() -> int:
     for file, path in tqdm(list(zip(images, paths, strict=True)), unit="image"):
         try:
             image = read_image(str(file), format="BGR")
-        except OSError as error:
+        except Exception as error:  # Pillow's decoders raise almost anything on a damaged file
             unreadable.append(f"{file}: {error}")
             continue
         prediction = predictor(image)

@@ -28,7 +28,7 @@ PIP_INSTALL = f"{PYTHON} -m pip install -c constraints.txt"
 
 
 class Row(NamedTuple):
-    """One line of the table; a `fix` is shown below it, and it counts if `is_needed`."""
+    """One line of the table; a ``fix`` is shown below it, and it counts if ``is_needed``."""
 
     name: str
     found: str
@@ -51,17 +51,30 @@ PACKAGES = (
     Package("scipy", "scipy.optimize", f"{PIP_INSTALL} scipy"),
     Package("pycocotools", "pycocotools.mask", f"{PIP_INSTALL} pycocotools"),
     Package("opencv", "cv2", f"{PIP_INSTALL} opencv-python-headless"),
+    Package("omegaconf", "omegaconf", f"{PIP_INSTALL} omegaconf"),
+    # detectron2 imports these four only where it overrides a config, logs, draws or crops.
+    Package(
+        "hydra-core", "hydra.core.override_parser.overrides_parser", f"{PIP_INSTALL} hydra-core"
+    ),
+    Package("tensorboard", "torch.utils.tensorboard", f"{PIP_INSTALL} tensorboard"),
+    Package("matplotlib", "matplotlib.figure", f"{PIP_INSTALL} matplotlib"),
+    Package("shapely", "shapely.geometry", f"{PIP_INSTALL} shapely"),
     Package("detectron2", "detectron2.engine", f"{PYTHON} tools/install_detectron2.py"),
     Package("panopticapi", "panopticapi.evaluation", f"{PYTHON} tools/install_detectron2.py"),
 )
 
 
 class DataSet(NamedTuple):
-    """A data set is there if all its paths are; `get` says how to make or lay it out."""
+    """A data set is there if all its paths are.
+
+    ``get`` says how to lay out ``paths``, ``prepare`` is the script that makes ``prepared``.
+    """
 
     name: str
     paths: tuple[str, ...]
     get: str
+    prepared: tuple[str, ...] = ()
+    prepare: str = ""
 
 
 DATA_SETS = (
@@ -72,18 +85,45 @@ DATA_SETS = (
     ),
     DataSet(
         "coco",
-        ("coco/train2017", "coco/val2017", "coco/annotations/instances_val2017.json"),
+        (
+            "coco/train2017",
+            "coco/val2017",
+            "coco/annotations/instances_train2017.json",
+            "coco/annotations/instances_val2017.json",
+        ),
         "unpack train2017.zip, val2017.zip and annotations_trainval2017.zip into {root}/coco",
     ),
     DataSet(
         "coco panoptic",
-        ("coco/panoptic_val2017", "coco/annotations/panoptic_val2017.json"),
+        (
+            "coco/panoptic_train2017",
+            "coco/panoptic_val2017",
+            "coco/annotations/panoptic_train2017.json",
+            "coco/annotations/panoptic_val2017.json",
+        ),
         "unpack panoptic_annotations_trainval2017.zip, and the zips in it, into {root}/coco",
+        ("coco/panoptic_semseg_val2017",),  # what evaluation reads; training does without
+        "datasets/prepare_coco_panoptic_semantic.py",
     ),
     DataSet(
         "ade20k",
-        ("ADEChallengeData2016/images/training", "ADEChallengeData2016/annotations/training"),
+        ("ADEChallengeData2016/images", "ADEChallengeData2016/annotations"),
         "unpack ADEChallengeData2016.zip into {root}",
+        (
+            "ADEChallengeData2016/annotations_detectron2/training",
+            "ADEChallengeData2016/annotations_detectron2/validation",
+        ),
+        "datasets/prepare_ade20k_sem_seg.py",
+    ),
+    DataSet(
+        "ade20k panoptic",
+        ("ADEChallengeData2016/annotations_instance",),
+        "unpack annotations_instance.tar into {root}/ADEChallengeData2016",
+        (
+            "ADEChallengeData2016/ade20k_panoptic_train.json",
+            "ADEChallengeData2016/ade20k_panoptic_val.json",
+        ),
+        "datasets/prepare_ade20k_panoptic.py",
     ),
     DataSet(
         "cityscapes",
@@ -202,11 +242,19 @@ def check_data() -> list[Row]:
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
     rows = [Row("data sets", f"in {root}  ($DETECTRON2_DATASETS, or ./datasets)")]
     for data in DATA_SETS:
-        missing = [path for path in data.paths if not (root / path).exists()]
-        found = f"no {missing[0]}" if missing else "found"
-        fix = data.get.format(root=root) if missing else ""
-        rows.append(Row(f"  {data.name}", found, fix, is_needed=False))
+        rows.append(_check_data_set(root, data))
     return rows
+
+
+def _check_data_set(root: Path, data: DataSet) -> Row:
+    missing = [path for path in (*data.paths, *data.prepared) if not (root / path).exists()]
+    steps = []
+    if not set(missing).isdisjoint(data.paths):
+        steps.append(data.get.format(root=root))
+    if not set(missing).isdisjoint(data.prepared):
+        steps.append(f"{PYTHON} {data.prepare}")
+    found = f"no {missing[0]}" if missing else "found"
+    return Row(f"  {data.name}", found, ", then: ".join(steps), is_needed=False)
 
 
 def check_all() -> list[Row]:

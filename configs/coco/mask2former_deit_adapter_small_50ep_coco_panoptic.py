@@ -1,4 +1,4 @@
-"""Mask2Former, ViT-Adapter-S, DeiT-S, on COCO panoptic with facebookresearch/Mask2Former's schedule.
+"""Mask2Former, ViT-Adapter-S, DeiT-S, COCO panoptic with facebookresearch/Mask2Former's schedule.
 
 Not a row of the paper: its COCO panoptic model is BEiTv2-L.
 """

@@ -54,3 +54,17 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint at .*nothing.pth"):
         Checkpointer(nn.Linear(1, 1)).load(str(tmp_path / "nothing.pth"))
+
+
+def test_a_failed_note_keeps_the_good_one(tmp_path, monkeypatch):
+    checkpointer = Checkpointer(nn.Linear(3, 2), str(tmp_path))
+    checkpointer.tag_last_checkpoint("model_1.pth")
+
+    def full_disk(descriptor):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        checkpointer.tag_last_checkpoint("model_2.pth")
+    assert (tmp_path / "last_checkpoint").read_text() == "model_1.pth"
+    assert len(list(tmp_path.iterdir())) == 1

@@ -21,24 +21,42 @@ def _doctor(**env: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
-    """This environment, with one data set laid out."""
+    """This environment, with ADE20K prepared and COCO panoptic unpacked."""
     root = tmp_path_factory.mktemp("datasets")
-    for folder in ("images", "annotations"):
-        (root / "ADEChallengeData2016" / folder / "training").mkdir(parents=True)
+    for path in (
+        "ADEChallengeData2016/images",
+        "ADEChallengeData2016/annotations",
+        "ADEChallengeData2016/annotations_detectron2/training",
+        "ADEChallengeData2016/annotations_detectron2/validation",
+        "coco/panoptic_train2017",
+        "coco/panoptic_val2017",
+        "coco/annotations/panoptic_train2017.json",
+        "coco/annotations/panoptic_val2017.json",
+    ):
+        (root / path).mkdir(parents=True)
     return _doctor(DETECTRON2_DATASETS=str(root))
 
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
-    """This environment with two packages that fail as broken installations do."""
+    """This environment with packages that fail as broken installations do."""
     folder = tmp_path_factory.mktemp("broken")
     (folder / "timm.py").write_text("raise ModuleNotFoundError(\"No module named 'timm'\")\n")
     (folder / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object')\n")
+    (folder / "hydra.py").write_text("raise ImportError('antlr4 has another version')\n")
+    (folder / "tensorboard.py").write_text("raise TypeError('protobuf is too new')\n")
     return _doctor(PYTHONPATH=os.pathsep.join((str(folder), str(ROOT))))
 
 
 def _line(run: subprocess.CompletedProcess[str], name: str) -> str:
-    return next(line for line in run.stdout.splitlines() if line[2:].split()[:1] == [name])
+    return next(
+        line for line in run.stdout.splitlines() if line[2:].strip().startswith(f"{name}  ")
+    )
+
+
+def _fix(run: subprocess.CompletedProcess[str], name: str) -> str:
+    lines = run.stdout.splitlines()
+    return lines[lines.index(_line(run, name)) + 1].strip()
 
 
 def test_a_complete_environment_is_ready(complete: subprocess.CompletedProcess[str]) -> None:
@@ -53,6 +71,18 @@ def test_data_sets_are_optional_and_found_below_the_usual_variable(
     assert _line(complete, "ade20k").startswith("  ")
     assert _line(complete, "cityscapes").startswith("--")
     assert "gtFine_trainvaltest.zip into" in complete.stdout
+
+
+def test_a_data_set_that_is_not_prepared_is_not_found(
+    complete: subprocess.CompletedProcess[str],
+) -> None:
+    assert _line(complete, "coco panoptic").startswith("--")
+    assert _line(complete, "coco panoptic").endswith("no coco/panoptic_semseg_val2017")
+    command = _fix(complete, "coco panoptic")
+    assert command == f"-> {sys.executable} datasets/prepare_coco_panoptic_semantic.py"
+    steps = _fix(complete, "ade20k panoptic")
+    assert "unpack annotations_instance.tar" in steps
+    assert steps.endswith("datasets/prepare_ade20k_panoptic.py")
 
 
 def test_a_bare_python_reports_every_missing_package_and_needs_none(tmp_path: Path) -> None:
@@ -73,7 +103,15 @@ def test_a_missing_package_is_named_with_its_command(
     assert broken.returncode == 1
     assert _line(broken, "timm").startswith("!!")
     assert "pip install -c constraints.txt timm" in broken.stdout
-    assert "Not ready: timm, opencv" in broken.stdout
+    assert "Not ready: timm, opencv, hydra-core, tensorboard" in broken.stdout
+
+
+@pytest.mark.parametrize("name", ["hydra-core", "tensorboard"])
+def test_what_detectron2_imports_late_is_tried(
+    broken: subprocess.CompletedProcess[str], name: str
+) -> None:
+    assert _line(broken, name).startswith("!!")
+    assert _fix(broken, name).endswith(f"pip install -c constraints.txt {name}")
 
 
 def test_a_missing_libgl_is_explained(broken: subprocess.CompletedProcess[str]) -> None:

@@ -1,11 +1,9 @@
 """Conversions of downloaded annotations into the label maps that the data sets expect.
 
-Every file is written under a temporary name and renamed, so that what exists is complete and an
-interrupted run can be started again.
+What exists is complete, so an interrupted run can be started again.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 
 from vitadapter_d2.data.coco_format import rgb_to_ids
 from vitadapter_d2.data.parallel import parallel_map
+from vitadapter_d2.files import replacing, write_image
 
 IGNORE_LABEL = 255
 
@@ -36,8 +35,8 @@ def panoptic_to_semantic(
         panoptic_root: folder of the panoptic PNG files.
         semantic_root: folder to write to.
         contiguous_id: category id in the annotations -> value in the semantic files, below 255.
-        workers: see `parallel_map`.
-        title: see `parallel_map`.
+        workers: see ``parallel_map``.
+        title: see ``parallel_map``.
 
     Returns:
         The number of files written; those that exist already are skipped.
@@ -74,7 +73,7 @@ def _write_semantic(
         is_known |= inside
     if not is_known.all():
         raise ValueError(f"{source} has segment id {ids[~is_known][0]}, which its json lacks")
-    write_png(target, semantic)
+    write_image(target, semantic)
     return True
 
 
@@ -92,8 +91,8 @@ def shift_labels(
         source_root: folder of PNG files with values in [0, num_classes].
         target_root: folder to write to.
         num_classes: at most 255.
-        workers: see `parallel_map`.
-        title: see `parallel_map`.
+        workers: see ``parallel_map``.
+        title: see ``parallel_map``.
 
     Returns:
         The number of files written; those that exist already are skipped.
@@ -120,7 +119,7 @@ def _write_shifted(target_root: Path, num_classes: int, source: Path) -> bool:
             f"{source} must hold one channel with values in [0, {num_classes}], got shape "
             f"{labels.shape}, highest value {labels.max()}"
         )
-    write_png(target, labels - np.uint8(1))  # 0 wraps around to 255
+    write_image(target, labels - np.uint8(1))  # 0 wraps around to 255
     return True
 
 
@@ -136,24 +135,7 @@ def read_png(path: Path) -> np.ndarray:
     return image
 
 
-def write_png(path: Path, image: np.ndarray) -> None:
-    """Write a PNG file, ``(H, W)`` or ``(H, W, 3)`` BGR, complete or not at all."""
-    encoded = cv2.imencode(".png", image)[1].tobytes()
-    _write_bytes(path, encoded)
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, complete or not at all."""
-    _write_bytes(path, json.dumps(content).encode("utf-8"))
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, "w") as file:
+        file.write(json.dumps(content))  # several times faster than json.dump

@@ -15,7 +15,8 @@ from vitadapter_d2.data.coco_format import describe_mask, encode_mask, ids_to_rg
 from vitadapter_d2.data.datasets.ade20k import ADE20K_PANOPTIC_CATEGORIES, ade20k_paths
 from vitadapter_d2.data.datasets.ade20k_categories import ADE20K_CATEGORIES
 from vitadapter_d2.data.parallel import parallel_map
-from vitadapter_d2.data.prepare import read_png, write_json, write_png
+from vitadapter_d2.data.prepare import read_png, write_json
+from vitadapter_d2.files import write_image
 
 _THINGS = [i for i, c in enumerate(ADE20K_PANOPTIC_CATEGORIES) if c.is_thing]
 """Contiguous id of category n + 1 of the instance benchmark."""
@@ -32,8 +33,8 @@ def prepare_ade20k(
         root: folder that holds ``ADEChallengeData2016`` with ``images``, ``annotations`` and
             ``annotations_instance``.
         split: ``"train"`` or ``"val"``.
-        workers: see `parallel_map`.
-        title: see `parallel_map`.
+        workers: see ``parallel_map``.
+        title: see ``parallel_map``.
 
     Returns:
         The number of images converted; 0 if both JSON files exist already.
@@ -109,7 +110,7 @@ def _convert_image(
         description = {"category_id": category, **describe_mask(mask)}
         segments.append({"id": segment_id, **description})
         objects.append({"image_id": image_id, **description, "segmentation": encode_mask(mask)})
-    write_png(panoptic_root / semantic_file.name, ids_to_rgb(ids)[..., ::-1])
+    write_image(panoptic_root / semantic_file.name, ids_to_rgb(ids))
     height, width = semantic.shape
     image = {
         "id": image_id,

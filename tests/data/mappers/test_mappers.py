@@ -4,10 +4,9 @@ import detectron2.data.transforms as T
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.data import DatasetCatalog
 from detectron2.structures import BitMasks
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from vitadapter_d2.data import InstanceMapper, PanopticMapper, SemanticMapper
 from vitadapter_d2.data.coco_format import ids_to_rgb, rgb_to_ids
@@ -17,54 +16,9 @@ FLIP = [T.RandomFlip(prob=1.0)]
 FIELDS = {"file_name", "image_id", "height", "width", "image", "instances"}
 
 
-class PadWith255(T.Augmentation):
-    """What ``FixedSizeCrop`` of Detectron2's main branch does to label maps."""
-
-    def get_transform(self, image):
-        height, width = image.shape[:2]
-        return T.PadTransform(0, 0, 8, 16, width, height, 128, seg_pad_value=255)
-
-
 def write_png(path: Path, array: np.ndarray) -> str:
     Image.fromarray(array).save(path)
     return str(path)
-
-
-@pytest.fixture
-def record(tmp_path) -> dict:
-    """A 20 x 30 image: segment 300 (class 2), a crowd 7 (class 5), 70000 (class 0), void."""
-    rng = np.random.default_rng(0)
-    ids = np.zeros((20, 30), np.int32)
-    ids[2:8, 3:13], ids[10:15, 20:28], ids[16:19, 1:5] = 300, 7, 70000
-    classes = np.full((20, 30), 255, np.uint8)
-    for number, category in ((300, 2), (7, 5), (70000, 0)):
-        classes[ids == number] = category
-    rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
-    image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    return {
-        "file_name": write_png(tmp_path / "image.png", image),
-        "image_id": 4,
-        "pan_seg_file_name": write_png(tmp_path / "panoptic.png", rgb),
-        "sem_seg_file_name": write_png(tmp_path / "semantic.png", classes),
-        "segments_info": [
-            {"id": 300, "category_id": 2, "iscrowd": 0},
-            {"id": 7, "category_id": 5, "iscrowd": 1},
-            {"id": 70000, "category_id": 0, "iscrowd": 0},
-        ],
-        "annotations": [
-            {
-                "category_id": 2,
-                "iscrowd": 0,
-                "segmentation": [[3.0, 2.0, 13.0, 2.0, 13.0, 8.0, 3.0, 8.0]],
-            },
-            {"category_id": 5, "iscrowd": 1, "segmentation": encode(ids == 7)},
-            {"category_id": 0, "iscrowd": 0, "segmentation": encode(ids == 70000)},
-        ],
-    }
-
-
-def encode(mask: np.ndarray) -> dict:
-    return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
 def boxes_of(output: dict) -> list[list[float]]:
@@ -109,21 +63,6 @@ def test_semantic_gives_one_mask_per_class_and_none_for_ignored_pixels(record):
         assert torch.equal(mask, output["sem_seg"] == category)
 
 
-def test_instance_reads_polygons_and_run_lengths_alike(record):
-    output = InstanceMapper([])(record)
-    assert output["instances"].gt_classes.tolist() == [2, 0]
-    assert boxes_of(output) == [[3, 2, 13, 8], [1, 16, 5, 19]]
-
-
-def test_instance_accepts_uncompressed_run_lengths_and_bit_masks(record):
-    mask = np.zeros((20, 30), bool)
-    mask[:, 3:5] = True
-    uncompressed = {"size": [20, 30], "counts": [60, 40, 500]}
-    for segmentation in (mask, uncompressed):
-        record["annotations"] = [{"category_id": 1, "segmentation": segmentation}]
-        assert boxes_of(InstanceMapper([])(record)) == [[3, 0, 5, 20]]
-
-
 @pytest.mark.parametrize("mapper_class", [SemanticMapper, PanopticMapper, InstanceMapper])
 def test_flip_moves_masks_and_boxes_with_the_image(record, mapper_class):
     plain, flipped = mapper_class([])(record), mapper_class(FLIP)(record)
@@ -151,15 +90,15 @@ def test_doubling_the_size_doubles_the_boxes(record, mapper_class):
     assert boxes_of(output) == [[2 * v for v in box] for box in boxes_of(plain)]
 
 
-@pytest.mark.parametrize(
-    "augmentations", [[T.FixedSizeCrop((36, 38))], [PadWith255()]], ids=["pad 0", "pad 255"]
-)
+@pytest.mark.parametrize("seg_pad_value", [0, 255])
 @pytest.mark.parametrize("mapper_class", [SemanticMapper, PanopticMapper, InstanceMapper])
 def test_padding_belongs_to_nothing_with_every_version_of_detectron2(
-    record, mapper_class, augmentations
+    record, mapper_class, seg_pad_value
 ):
+    # FixedSizeCrop pads label maps with 0 in Detectron2 v0.6, with 255 in its main branch.
+    padding = T.PadTransform(0, 0, 8, 16, 30, 20, 128, seg_pad_value=seg_pad_value)
     plain = mapper_class([])(record)["instances"]
-    output = mapper_class(augmentations)(record)
+    output = mapper_class([padding])(record)
     assert output["image"].shape == (3, 36, 38)
     assert (output["image"][:, 20:] == 128).all()
     masks = output["instances"].gt_masks.tensor
@@ -168,14 +107,6 @@ def test_padding_belongs_to_nothing_with_every_version_of_detectron2(
     if "sem_seg" in output:
         assert (output["sem_seg"][20:] == 255).all()
         assert (output["sem_seg"][:, 30:] == 255).all()
-
-
-@pytest.mark.parametrize("mapper_class", [SemanticMapper, PanopticMapper, InstanceMapper])
-def test_size_divisibility_pads_right_and_bottom(record, mapper_class):
-    output = mapper_class([], size_divisibility=16)(record)
-    assert output["image"].shape == (3, 32, 32)
-    assert output["instances"].gt_masks.tensor.shape[1:] == (32, 32)
-    assert boxes_of(output) == boxes_of(mapper_class([])(record))
 
 
 def test_large_scale_jitter_runs(record):
@@ -255,18 +186,10 @@ def test_maps_of_another_size_or_with_colours_are_refused(record):
         SemanticMapper([])(record)
 
 
-def test_an_object_without_mask_is_refused(record):
-    del record["annotations"][0]["segmentation"]
-    with pytest.raises(ValueError, match="no segmentation"):
-        InstanceMapper([])(record)
-
-
 @pytest.mark.parametrize("mapper_class", [SemanticMapper, PanopticMapper, InstanceMapper])
 def test_bad_arguments_are_named(mapper_class):
     with pytest.raises(ValueError, match="'HSV'"):
         mapper_class([], image_format="HSV")
-    with pytest.raises(ValueError, match="-4"):
-        mapper_class([], size_divisibility=-4)
 
 
 def test_sixteen_bit_labels_with_a_wide_ignore_value(record):
@@ -310,17 +233,3 @@ def test_mappers_agree_on_the_generated_set(tiny_root):
         assert torch.equal(things.gt_classes, found.gt_classes)
         assert torch.equal(things.gt_boxes.tensor, found.gt_boxes.tensor)
         assert torch.equal(segments["sem_seg"], semantic(record)["sem_seg"])
-
-
-def test_detectron2s_own_mapper_reads_the_generated_objects(tiny_root):
-    theirs = DatasetMapper(
-        is_train=True,
-        augmentations=[],
-        image_format="RGB",
-        use_instance_mask=True,
-        instance_mask_format="bitmask",
-    )
-    for record in DatasetCatalog.get("tiny_train"):
-        expected, found = InstanceMapper([])(record)["instances"], theirs(record)["instances"]
-        assert torch.equal(found.gt_masks.tensor, expected.gt_masks.tensor)
-        assert torch.equal(found.gt_boxes.tensor, expected.gt_boxes.tensor)

@@ -78,7 +78,7 @@ def draw_scene(
             pattern is random and the outline alone tells the class.
 
     Returns:
-        The scene. Every thing has at least `MIN_VISIBLE_PIXELS` visible pixels and shows two
+        The scene. Every thing has at least ``MIN_VISIBLE_PIXELS`` visible pixels and shows two
         fifths of its full area, so that what is annotated can be recognised.
     """
     while True:

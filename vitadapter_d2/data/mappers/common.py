@@ -11,7 +11,6 @@ from detectron2.data import detection_utils
 from detectron2.structures import BitMasks, Instances
 
 from vitadapter_d2.data.coco_format import ids_to_rgb, rgb_to_ids
-from vitadapter_d2.data.transforms import PadToMultiple
 
 Record = dict[str, Any]
 
@@ -37,24 +36,17 @@ class ImageAugmenter:
     Args:
         augmentations: Detectron2 augmentations, applied in this order.
         image_format: ``"RGB"`` or ``"BGR"``.
-        size_divisibility: pad at the end to a multiple of this; 0 does not pad.
 
     Raises:
-        ValueError: if the image format is unknown or the divisibility negative.
+        ValueError: if the image format is unknown.
     """
 
     def __init__(
-        self,
-        augmentations: Sequence[T.Augmentation | T.Transform],
-        image_format: str,
-        size_divisibility: int,
+        self, augmentations: Sequence[T.Augmentation | T.Transform], image_format: str
     ) -> None:
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format must be RGB or BGR, got {image_format!r}")
-        if size_divisibility < 0:
-            raise ValueError(f"size_divisibility must be at least 0, got {size_divisibility}")
-        padding = [PadToMultiple(size_divisibility)] if size_divisibility else []
-        self.augmentations = T.AugmentationList([*augmentations, *padding])
+        self.augmentations = T.AugmentationList(list(augmentations))
         self.image_format = image_format
 
     def __call__(
@@ -94,7 +86,7 @@ class SegmentAssembler:
         """Augment image and segments together.
 
         Returns:
-            `training_dict` plus ``sem_seg``, ``(H, W)`` int64: the class of each pixel.
+            ``training_dict`` plus ``sem_seg``, ``(H, W)`` int64: the class of each pixel.
         """
         class_of_owner = np.concatenate([[self.ignore_label], segments.classes])
         # Detectron2 resizes uint8 maps with Pillow and others with torch, which has no integer
@@ -112,7 +104,7 @@ class SegmentAssembler:
 
 
 def transform_owner(owner: np.ndarray, transforms: T.TransformList) -> np.ndarray:
-    """Apply geometric transforms to the ``owner`` map of a `SegmentMap`.
+    """Apply geometric transforms to the ``owner`` map of a ``SegmentMap``.
 
     Padding becomes 0, "no segment", with every version of Detectron2: v0.6 pads label maps with
     0, later ones with 255, which is why a class map cannot be padded safely itself.
@@ -146,7 +138,7 @@ def training_dict(
 
     Returns:
         The fields above, ``image``, ``(3, H, W)`` uint8, and ``instances`` with ``gt_classes``
-        (N,) int64, ``gt_masks`` (`BitMasks`) and ``gt_boxes``, the tight boxes of the masks.
+        (N,) int64, ``gt_masks`` (``BitMasks``) and ``gt_boxes``, the tight boxes of the masks.
     """
     kept = ("file_name", "image_id", "height", "width")
     output = {key: record[key] for key in kept if key in record}

@@ -20,14 +20,14 @@ from vitadapter_d2.data.mappers.common import (
 class InstanceMapper:
     """Training mapper with one bit mask per object; crowds and empty masks are dropped.
 
-    Detectron2's ``DatasetMapper`` is not used because its newer versions pad the masks of
-    run-length annotations with 255, which then count as object.
+    For large-scale jitter on masks stored as run lengths (shapes, ADE20K). There Detectron2's
+    ``DatasetMapper`` takes the padding for object wherever label maps are padded with 255, as
+    its newer ``FixedSizeCrop`` does, and it gives an image without objects no ``gt_masks``.
 
     Args:
         augmentations: Detectron2 augmentations, applied in this order.
         image_format: ``"RGB"`` or ``"BGR"``.
         num_classes: category ids must lie below it; None skips the check.
-        size_divisibility: pad the result to a multiple of this; 0 does not pad.
     """
 
     def __init__(
@@ -35,9 +35,8 @@ class InstanceMapper:
         augmentations: Sequence[T.Augmentation | T.Transform],
         image_format: str = "RGB",
         num_classes: int | None = None,
-        size_divisibility: int = 0,
     ) -> None:
-        self._augmenter = ImageAugmenter(augmentations, image_format, size_divisibility)
+        self._augmenter = ImageAugmenter(augmentations, image_format)
         self._num_classes = num_classes
 
     def __call__(self, record: Record) -> Record:
@@ -49,7 +48,7 @@ class InstanceMapper:
 
         Returns:
             ``image`` (3, H, W) uint8, ``instances`` with ``gt_classes``, ``gt_masks``
-            (`BitMasks`), ``gt_boxes``; ``file_name``, ``image_id`` and the original ``height``
+            (``BitMasks``), ``gt_boxes``; ``file_name``, ``image_id`` and the original ``height``
             and ``width``.
 
         Raises:

@@ -27,7 +27,6 @@ class SemanticMapper:
         augmentations: Detectron2 augmentations, applied in this order.
         image_format: ``"RGB"`` or ``"BGR"``.
         num_classes: label values must lie below it; None skips the check.
-        size_divisibility: pad the result to a multiple of this; 0 does not pad.
         ignore_label: value of pixels without a label, in the files and in the result.
     """
 
@@ -36,10 +35,9 @@ class SemanticMapper:
         augmentations: Sequence[T.Augmentation | T.Transform],
         image_format: str = "RGB",
         num_classes: int | None = None,
-        size_divisibility: int = 0,
         ignore_label: int = 255,
     ) -> None:
-        augmenter = ImageAugmenter(augmentations, image_format, size_divisibility)
+        augmenter = ImageAugmenter(augmentations, image_format)
         self._assemble = SegmentAssembler(augmenter, ignore_label)
         self._num_classes = num_classes
         self._ignore_label = ignore_label
@@ -52,7 +50,7 @@ class SemanticMapper:
 
         Returns:
             ``image`` (3, H, W) uint8, ``sem_seg`` (H, W) int64, ``instances`` with ``gt_classes``,
-            ``gt_masks`` (`BitMasks`), ``gt_boxes``; ``file_name``, ``image_id`` and the original
+            ``gt_masks`` (``BitMasks``), ``gt_boxes``; ``file_name``, ``image_id`` and the original
             ``height`` and ``width``.
 
         Raises:
@@ -78,7 +76,6 @@ class PanopticMapper:
         augmentations: Detectron2 augmentations, applied in this order.
         image_format: ``"RGB"`` or ``"BGR"``.
         num_classes: category ids must lie below it; None skips the check.
-        size_divisibility: pad the result to a multiple of this; 0 does not pad.
         ignore_label: value in ``sem_seg`` of pixels without a segment.
     """
 
@@ -87,10 +84,9 @@ class PanopticMapper:
         augmentations: Sequence[T.Augmentation | T.Transform],
         image_format: str = "RGB",
         num_classes: int | None = None,
-        size_divisibility: int = 0,
         ignore_label: int = 255,
     ) -> None:
-        augmenter = ImageAugmenter(augmentations, image_format, size_divisibility)
+        augmenter = ImageAugmenter(augmentations, image_format)
         self._assemble = SegmentAssembler(augmenter, ignore_label)
         self._num_classes = num_classes
 
@@ -102,7 +98,7 @@ class PanopticMapper:
                 category ids are contiguous.
 
         Returns:
-            As `SemanticMapper`; ``sem_seg`` also covers the crowd segments.
+            As ``SemanticMapper``; ``sem_seg`` also covers the crowd segments.
 
         Raises:
             ValueError: if the PNG file has an id that ``segments_info`` lacks, another size, or
