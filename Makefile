@@ -10,7 +10,7 @@ SHAPES_ARGS ?=
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
-CSRC := $(sort $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu))
+CSRC := $(sort $(foreach kind,h cpp cu cuh,$(wildcard csrc/*/*.$(kind))))
 INSTALLER := tools/install_detectron2.py $(sort $(wildcard tools/_detectron2_*.py))
 
 # A step is done when its stamp exists. A stamp's name holds a checksum of what the step depends on
@@ -69,7 +69,7 @@ doctor: ## say what is installed, what runs, what is missing and how to get it
 	@if [ -x $(BIN)/python ]; then $(BIN)/python tools/doctor.py; else $(PYTHON) tools/doctor.py; fi
 
 clean: ## remove the environment, build products and caches; data and results stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find vitadapter_d2 -name '*.so' -delete
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 

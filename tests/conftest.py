@@ -73,6 +73,15 @@ def reference_case() -> Callable[[str], ReferenceCase]:
     return load
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what needs a GPU where there is none."""
+    if torch.cuda.is_available():
+        return
+    without_gpu = [item for item in items if item.get_closest_marker("gpu") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in without_gpu])
+    items[:] = without_gpu
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

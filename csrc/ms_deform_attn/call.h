@@ -43,7 +43,8 @@ Input checked_input(const Tensor& tensor, const char* name, const Tensor& value,
   const bool is_double = value.scalar_type() == ScalarType::Double;
   STD_TORCH_CHECK((dtype == DType::kFloat64) == is_double, "ms_deform_attn: ", name,
                   ": expected float64 if and only if value is float64");
-  STD_TORCH_CHECK(tensor.is_cpu(), "ms_deform_attn: ", name, ": expected a CPU tensor");
+  STD_TORCH_CHECK(tensor.device() == value.device(), "ms_deform_attn: ", name,
+                  ": expected value's device");
   STD_TORCH_CHECK(tensor.dim() == int64_t(expected.size()), "ms_deform_attn: ", name,
                   ": expected rank ", expected.size(), ", got ", tensor.dim());
   for (size_t i = 0; i < expected.size(); ++i) {

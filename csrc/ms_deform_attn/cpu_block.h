@@ -11,15 +11,17 @@ namespace vitadapter_d2 {
 namespace {
 
 constexpr int64_t kBlockSamples = 192;  // a few KB per array: the block stays in L1
-constexpr int64_t kPad = 16;
+constexpr int64_t kPad = 16;            // lanes of the widest vector
 
 inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 inline int64_t block_queries(const Problem& p) {
   const int64_t queries = kBlockSamples / (p.L * p.P);
   return queries > 1 ? queries : 1;
 }
+template <int LP = 0>  // L * P, if known
 inline int64_t block_samples(const Problem& p) {
-  return round_up(block_queries(p) * p.L * p.P, kPad);
+  static_assert(LP == 0 || kBlockSamples % LP == 0);
+  return LP ? kBlockSamples : round_up(block_queries(p) * p.L * p.P, kPad);
 }
 
 // Carves 64-byte aligned arrays off a buffer; from null it measures.
@@ -43,29 +45,42 @@ struct Carver {
 template <class A>
 struct Table {
   A *width, *height;
-  int32_t *columns, *rows, *start, *reference;
+  Index<A>*columns, *rows, *start;
   uintptr_t end;
 
   explicit Table(const Problem& p, const void* buffer) {
     Carver carver(buffer);
     const int64_t n = block_samples(p);
-    carver.take(n, width, height, columns, rows, start, reference);
+    carver.take(n, width, height, columns, rows, start);
     end = carver.at;
   }
 
   void fill(const Problem& p) const {
     for (int64_t n = 0; n < block_samples(p); ++n) {
-      const int64_t query = n / (p.L * p.P), level = n / p.P % p.L;
-      const bool used = query < block_queries(p);
+      const int64_t level = n / p.P % p.L;
       int64_t first = 0;
       for (int64_t l = 0; l < level; ++l) first += p.shapes[2 * l] * p.shapes[2 * l + 1];
-      rows[n] = int32_t(p.shapes[2 * level]);
-      columns[n] = int32_t(p.shapes[2 * level + 1]);
+      rows[n] = Index<A>(p.shapes[2 * level]);
+      columns[n] = Index<A>(p.shapes[2 * level + 1]);
       height[n] = A(rows[n]);
       width[n] = A(columns[n]);
-      start[n] = int32_t(first);
-      reference[n] = used ? int32_t((query * p.L + level) * p.reference_numbers) : 0;
+      start[n] = Index<A>(first);
     }
+  }
+};
+
+// The corners of a block's samples: four runs of `block_samples` numbers each.
+template <class A>
+struct Corners {
+  A* weight;     // bilinear * attention
+  Index<A>* at;  // element of the corner's row in the packed slice
+  uintptr_t end;
+
+  Corners() = default;
+  Corners(const Problem& p, const void* buffer) {
+    Carver carver(buffer);
+    carver.take(4 * block_samples(p), weight, at);
+    end = carver.at;
   }
 };
 
@@ -78,12 +93,11 @@ struct Block {
   A *attention, *peak;  // peak: the highest logit of the sample's query
   A* inside_attention;  // 0 where the sample is outside
   A *grad_x, *grad_y, *grad_attention;
-  A* bilinear[4];
-  A* weight[4];    // bilinear * attention
-  A* dot;          // four per sample: <corner, grad_output>
-  int32_t* at[4];  // element of each corner's row in the packed slice
+  A* bilinear;  // four runs, as in Corners; 0 where there is no corner
+  A* dot;       // four per sample: <corner, grad_output>
   A* reference;
   A* lines;  // one row per query: output or grad_output
+  Corners<A> corners;
   uintptr_t end;
 
   Block(const Problem& p, int64_t stride, void* buffer) {
@@ -93,12 +107,11 @@ struct Block {
     carver.take(2 * n, raw);
     carver.take(n, x, y, step_x, step_y, offset_x, offset_y, attention, peak, inside_attention);
     carver.take(n, grad_x, grad_y, grad_attention);
-    carver.take(n, bilinear[0], bilinear[1], bilinear[2], bilinear[3]);
-    carver.take(n, weight[0], weight[1], weight[2], weight[3], at[0], at[1], at[2], at[3]);
-    carver.take(4 * n, dot);
+    carver.take(4 * n, bilinear, dot);
     carver.take(queries * numbers, reference);
     carver.take(queries * stride, lines);
-    end = carver.at;
+    corners = Corners<A>(p, reinterpret_cast<void*>(carver.at));
+    end = corners.end;
   }
 };
 
@@ -118,6 +131,11 @@ inline void scatter_runs(const A* from, int64_t stride, int64_t rows, int64_t co
     for (int64_t i = 0; i < n; ++i) from_compute(from[r * n + i], to[r * stride + i]);
   }
 }
+
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
 
 template <class T>
 struct Element {

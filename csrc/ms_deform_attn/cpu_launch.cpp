@@ -1,4 +1,4 @@
-// Buffers and threads of the CPU ops, and their registration. The schemas live in
+// The CPU ops and their registration. The schemas live in
 // vitadapter_d2/ops/ms_deform_attn.py. Stable ABI only: no c10/, ATen/ or Python include.
 
 #include <torch/csrc/stable/library.h>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "call.h"
+#include "cpu_plan.h"
 #include "ms_deform_attn.h"
 
 namespace vitadapter_d2 {
@@ -43,130 +44,65 @@ const CpuKernels& kernels() {
   return kCpuGeneric;
 }
 
-// ---- buffers and threads ----
-
-struct Buffer {
-  Tensor tensor;
-  char* data;
-
-  Buffer(const Tensor& like, int64_t bytes)
-      : tensor(torch::stable::new_empty(like, {bytes + 64}, ScalarType::Byte)) {
-    const uintptr_t at = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
-    data = reinterpret_cast<char*>((at + 63) / 64 * 64);
-  }
-};
-
-// Runs f(worker, task) for all tasks, on at most `workers` threads, each with a run of tasks.
-template <class F>
-void for_tasks(int64_t tasks, int64_t workers, const F& f) {
-  torch::stable::parallel_for(0, workers, 1, [&](int64_t first, int64_t last) {
-    for (int64_t w = first; w < last; ++w) {
-      for (int64_t t = tasks * w / workers; t < tasks * (w + 1) / workers; ++t) f(w, t);
-    }
-  });
-}
-
-int64_t count_workers(int64_t tasks) {
-  return std::clamp<int64_t>(torch::stable::get_num_threads(), 1, std::max<int64_t>(tasks, 1));
-}
-
-// What forward and backward share. The queries of each group are split into `splits` tasks; the
-// slices of value are packed beforehand if tasks share them, else by the worker that needs them.
-struct Plan {
-  const CpuKernels& k = kernels();
-  const Problem& p;
-  Sizes sizes;
-  int64_t groups, splits, tasks, workers;
-  Buffer table, scratch, packed;
-
-  Plan(const Call& call, int64_t splits_)
-      : p(call.problem),
-        sizes(checked_sizes(k, p)),
-        groups(p.B * p.M),
-        splits(splits_),
-        tasks(groups * splits),
-        workers(count_workers(tasks)),
-        table(call.value, sizes.table),
-        scratch(call.value, workers * sizes.scratch),
-        packed(call.value, (splits > 1 ? groups : workers) * sizes.packed) {
-    k.prepare(p, table.data);
-    if (splits > 1) {
-      for_tasks(groups, count_workers(groups),
-                [&](int64_t, int64_t g) { k.pack(p, g, packed.data + g * sizes.packed); });
-    }
-  }
-
-  static Sizes checked_sizes(const CpuKernels& k, const Problem& p) {
-    const Sizes sizes = k.sizes(p);
-    STD_TORCH_CHECK(
-        sizes.elements < (int64_t(1) << 30),
-        "ms_deform_attn: value: expected fewer than 2^30 elements per image and head, got ",
-        sizes.elements);
-    return sizes;
-  }
-
-  // The task's queries are whole blocks, so that a query's place in its block is always the same.
-  Task task(int64_t worker, int64_t index) const {
-    const int64_t group = index / splits, split = index % splits;
-    const int64_t blocks = (p.Q + sizes.block - 1) / sizes.block;
-    char* const slice = packed.data + (splits > 1 ? group : worker) * sizes.packed;
-    if (splits == 1) k.pack(p, group, slice);
-    return {&p,
-            table.data,
-            slice,
-            nullptr,
-            scratch.data + worker * sizes.scratch,
-            group,
-            std::min(blocks * split / splits * sizes.block, p.Q),
-            std::min(blocks * (split + 1) / splits * sizes.block, p.Q)};
-  }
-};
-
 // ---- the ops ----
 
 Tensor run_forward(Call&& call) {
   Problem& p = call.problem;
   if (call.empty()) return torch::stable::new_zeros(call.value, {p.B, p.Q, p.M * p.D});
-  Tensor output = torch::stable::new_empty(call.value, {p.B, p.Q, p.M * p.D});
+  Tensor output = new_result(call.value, {p.B, p.Q, p.M * p.D}, call.value.element_size());
   p.output = {output.mutable_data_ptr(), p.value.dtype};
-  // Splitting costs a pass over memory, so only if the groups alone leave threads idle.
-  const int64_t groups = p.B * p.M, threads = torch::stable::get_num_threads();
-  const int64_t blocks = (p.Q + kernels().sizes(p).block - 1) / kernels().sizes(p).block;
-  const bool idle = threads > 1 && groups < 4 * threads && groups % threads != 0;
-  const Plan plan(call, idle ? std::clamp<int64_t>(4 * threads / groups, 1, blocks) : 1);
+  const Plan plan(kernels(), call);
   for_tasks(plan.tasks, plan.workers,
             [&](int64_t w, int64_t t) { plan.k.forward(plan.task(w, t)); });
   return output;
 }
 
-// Tasks per group in the backward, where each has its own grad_value slice to be summed in order.
-// From the shapes alone, or results would depend on the number of threads; worth it while the work
-// of a task exceeds that of clearing and summing its slice.
-int64_t backward_splits(const Problem& p) {
-  constexpr int64_t kTasks = 32;
-  const int64_t wanted = (kTasks + p.B * p.M - 1) / (p.B * p.M);
-  const int64_t worthwhile = p.Q * p.L * p.P * 4 / (16 * p.S);
-  return std::max<int64_t>(1, std::min(wanted, worthwhile));
-}
-
-void accumulate(const Call& call, const Plan& plan) {
-  const Problem& p = call.problem;
-  const bool shared = plan.splits > 1;
-  const Buffer grads(call.value, (shared ? plan.tasks : plan.workers) * plan.sizes.grad);
+// One task per group: each worker has a slice of grad_value, written out and cleared after a group.
+void backward_by_group(const Call& call, const Plan& plan) {
+  const Buffer grads(call.value, plan.workers * plan.sizes.grad);
+  for_tasks(plan.workers, plan.workers, [&](int64_t w, int64_t) {
+    std::fill_n(grads.data + w * plan.sizes.grad, plan.sizes.grad, 0);
+  });
   for_tasks(plan.tasks, plan.workers, [&](int64_t w, int64_t t) {
     Task task = plan.task(w, t);
-    char* const grad = grads.data + (shared ? t : w) * plan.sizes.grad;
-    std::fill(grad, grad + plan.sizes.grad, 0);
-    task.grad = grad;
+    task.grad = grads.data + w * plan.sizes.grad;
     plan.k.backward(task);
-    if (!shared) plan.k.unpack(p, task.group, grad, 1, 0, p.S);
+    plan.k.unpack(plan.p, task.group, 0, plan.p.S, task.grad);
   });
-  if (!shared) return;
-  const int64_t parts = std::min<int64_t>(8, p.S), pieces = plan.groups * parts;
-  for_tasks(pieces, count_workers(pieces), [&](int64_t, int64_t i) {
-    const int64_t group = i / parts, part = i % parts;
-    plan.k.unpack(p, group, grads.data + group * plan.splits * plan.sizes.grad, plan.splits,
-                  p.S * part / parts, p.S * (part + 1) / parts);
+}
+
+// More threads than groups: first all but the scatter, split over queries; then the scatter, split
+// over rows of each level. Every row sees its additions in the same order as above.
+void backward_by_rows(const Call& call, const Plan& plan) {
+  const Problem& p = plan.p;
+  const Sizes& sizes = plan.sizes;
+  const int64_t corners_bytes = plan.blocks() * sizes.corners;
+  const Buffer corners(call.value, plan.groups * corners_bytes);
+  const Buffer grads(call.value, plan.groups * sizes.grad);
+  for_tasks(plan.tasks, plan.workers, [&](int64_t w, int64_t t) {
+    Task task = plan.task(w, t);
+    task.corners = corners.data + task.group * corners_bytes;
+    plan.k.backward(task);
+  });
+  const int64_t parts = (plan.splits + p.L - 1) / p.L, pieces = plan.groups * p.L * parts;
+  for_tasks(pieces, std::min(plan.threads, pieces), [&](int64_t w, int64_t i) {
+    const int64_t group = i / parts / p.L, level = i / parts % p.L, part = i % parts;
+    const int64_t rows = p.shapes[2 * level] * p.shapes[2 * level + 1];
+    int64_t start = 0;
+    for (int64_t l = 0; l < level; ++l) start += p.shapes[2 * l] * p.shapes[2 * l + 1];
+    const int64_t begin = start + rows * part / parts, end = start + rows * (part + 1) / parts;
+    char* const grad = grads.data + group * sizes.grad;
+    const Task task{&p,
+                    plan.table.data,
+                    nullptr,
+                    grad,
+                    corners.data + group * corners_bytes,
+                    plan.scratch.data + w * sizes.scratch,
+                    group,
+                    0,
+                    p.Q};
+    plan.k.scatter(task, level, begin, end);
+    plan.k.unpack(p, group, begin, end, grad);
   });
 }
 
@@ -184,7 +120,7 @@ Gradients run_backward(Call&& call, const Tensor& grad_output_, bool needs_refer
   auto like = [&](const Tensor& t) {
     std::vector<int64_t> size(t.dim());
     for (int64_t i = 0; i < t.dim(); ++i) size[i] = t.size(i);
-    return call.empty() ? torch::stable::new_zeros(t, size) : torch::stable::new_empty(t, size);
+    return call.empty() ? torch::stable::new_zeros(t, size) : new_result(t, size, t.element_size());
   };
   Gradients grads{
       like(call.value),
@@ -198,8 +134,12 @@ Gradients run_backward(Call&& call, const Tensor& grad_output_, bool needs_refer
   const int64_t partials = p.B * p.M * p.Q * p.L * p.reference_numbers;
   const Buffer reference_partials(call.value, needs_reference_grad ? partials * 8 : 0);
   if (needs_reference_grad) p.reference_partials = reference_partials.data;
-  const Plan plan(call, backward_splits(p));
-  accumulate(call, plan);
+  const Plan plan(kernels(), call);
+  if (plan.splits == 1) {
+    backward_by_group(call, plan);
+  } else {
+    backward_by_rows(call, plan);
+  }
   if (needs_reference_grad) {
     p.grad_reference = {grads.reference.mutable_data_ptr(), p.reference.dtype};
     torch::stable::parallel_for(

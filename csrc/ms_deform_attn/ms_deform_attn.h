@@ -48,6 +48,7 @@ struct Sizes {
   int64_t grad;     // one head's slice of grad_value, in the compute dtype
   int64_t table;    // constants of the call
   int64_t scratch;  // one worker's block buffers
+  int64_t corners;  // where one block's samples read, and their weights
   // Counts:
   int64_t block;     // queries per block; a task starts at a multiple of it
   int64_t elements;  // of a packed slice; below 2^30, as kernels index it by int32
@@ -58,7 +59,8 @@ struct Task {
   const Problem* problem;
   const void* table;
   const void* packed;
-  void* grad;
+  void* grad;     // backward: the group's slice; null if the scatter is left to later tasks
+  void* corners;  // then: the group's blocks, for them
   void* scratch;
   int64_t group, begin, end;
 };
@@ -66,12 +68,13 @@ struct Task {
 struct CpuKernels {
   Sizes (*sizes)(const Problem&);
   void (*prepare)(const Problem&, void* table);
-  void (*pack)(const Problem&, int64_t group, void* packed);
+  void (*pack)(const Problem&, int64_t group, int64_t begin, int64_t end, void* packed);  // rows
   void (*forward)(const Task&);
-  void (*backward)(const Task&);  // adds to task.grad
-  // grad_value of a group: the sum of `count` slices, in order, for rows [begin, end).
-  void (*unpack)(const Problem&, int64_t group, const void* grads, int64_t count, int64_t begin,
-                 int64_t end);
+  void (*backward)(const Task&);
+  // Makes rows [begin, end) of `level` in task.grad what task's queries contribute.
+  void (*scatter)(const Task&, int64_t level, int64_t begin, int64_t end);
+  // Writes rows [begin, end) of a group's grad_value and clears them in the slice.
+  void (*unpack)(const Problem&, int64_t group, int64_t begin, int64_t end, void* grad);
   // grad_reference from its partials, for queries [begin, end).
   void (*reduce_reference)(const Problem&, int64_t begin, int64_t end);
 };

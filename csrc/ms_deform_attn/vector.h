@@ -30,6 +30,18 @@ struct Half {
   uint16_t bits;
 };
 
+// The integer as wide as a compute type: comparisons of its vectors give vectors of these.
+template <class A>
+struct IndexOf {
+  using Type = int32_t;
+};
+template <>
+struct IndexOf<double> {
+  using Type = int64_t;
+};
+template <class A>
+using Index = typename IndexOf<A>::Type;
+
 template <class A>
 struct VectorOf {
   static constexpr int kLanes = kVectorBytes / sizeof(A);
@@ -50,6 +62,29 @@ inline Vector<A> load(const A* p) {
 template <class A>
 inline void store(A* p, Vector<A> v) {
   *reinterpret_cast<typename VectorOf<A>::Unaligned*>(p) = v;
+}
+
+// Rows of a head are far apart in memory, where processors do not see a pattern to fetch ahead.
+constexpr int64_t kAhead = 16;
+template <int kWrite, class T>
+inline void prefetch(const T* row, int64_t count) {
+  const char* const bytes = reinterpret_cast<const char*>(row);
+  for (int64_t i = 0; i < count * int64_t(sizeof(T)); i += 64)
+    __builtin_prefetch(bytes + i, kWrite);
+}
+
+// Four numbers, whatever the instruction set.
+template <class A>
+struct QuadOf {
+  typedef A Type __attribute__((vector_size(4 * sizeof(A))));
+  typedef A Unaligned __attribute__((vector_size(4 * sizeof(A)), aligned(sizeof(A)), may_alias));
+};
+template <class A>
+using Quad = typename QuadOf<A>::Type;
+
+template <class A>
+inline Quad<A> load_quad(const A* p) {
+  return *reinterpret_cast<const typename QuadOf<A>::Unaligned*>(p);
 }
 
 template <class To, class From>
@@ -114,20 +149,20 @@ inline float exp_nonpositive(float x) {
 }
 inline double exp_nonpositive(double x) { return __builtin_exp(x); }
 
-// The sums of four vectors.
+// Adds the sums of four vectors to four numbers.
 template <class A>
-inline void sum4(Vector<A> a, Vector<A> b, Vector<A> c, Vector<A> d, A* to) {
+inline void add_sums(Vector<A> a, Vector<A> b, Vector<A> c, Vector<A> d, A* to) {
   const Vector<A> all[4] = {a, b, c, d};
   for (int i = 0; i < 4; ++i) {
     A sum = all[i][0];
     for (int lane = 1; lane < VectorOf<A>::kLanes; ++lane) sum += all[i][lane];
-    to[i] = sum;
+    to[i] += sum;
   }
 }
 #if defined(__SSE2__)
 template <>
-inline void sum4<float>(Vector<float> a, Vector<float> b, Vector<float> c, Vector<float> d,
-                        float* to) {
+inline void add_sums<float>(Vector<float> a, Vector<float> b, Vector<float> c, Vector<float> d,
+                            float* to) {
   // Transpose and add inside each 128 bits, then fold these.
 #if defined(__AVX512F__)
   const __m512 ab = _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b);
@@ -150,7 +185,7 @@ inline void sum4<float>(Vector<float> a, Vector<float> b, Vector<float> c, Vecto
   const __m128 cd = _mm_unpacklo_ps(c, d) + _mm_unpackhi_ps(c, d);
   const __m128 sum = _mm_movelh_ps(ab, cd) + _mm_movehl_ps(cd, ab);
 #endif
-  _mm_storeu_ps(to, sum);
+  _mm_storeu_ps(to, _mm_loadu_ps(to) + sum);
 }
 #endif
 
@@ -169,12 +204,20 @@ struct PlainRow {
   }
   template <class T>
   static inline void encode(const T* from, int64_t D, int64_t stride, A* to) {
-    for (int64_t d = 0; d < D; ++d) to[d] = to_compute(from[d]);
-    for (int64_t d = D; d < stride; ++d) to[d] = 0;
+    int64_t d = 0;
+    if constexpr (__is_same(T, A)) {
+      for (; d + kUnit <= D; d += kUnit) store(to + d, load(from + d));
+    }
+    for (; d < D; ++d) to[d] = to_compute(from[d]);
+    for (; d < stride; ++d) to[d] = 0;
   }
   template <class T>
   static inline void decode(const A* from, int64_t D, T* to) {
-    for (int64_t d = 0; d < D; ++d) from_compute(from[d], to[d]);
+    int64_t d = 0;
+    if constexpr (__is_same(T, A)) {
+      for (; d + kUnit <= D; d += kUnit) store(to + d, load(from + d));
+    }
+    for (; d < D; ++d) from_compute(from[d], to[d]);
   }
   template <class T>
   static inline void pack(const T* from, int64_t D, int64_t stride, A* to) {
@@ -223,7 +266,9 @@ struct PairRow {
     }
   }
   static inline void pack(const BFloat16* from, int64_t D, int64_t, BFloat16* to) {
-    memcpy(to, from, D * sizeof(BFloat16));
+    for (int64_t d = 0; d < D; d += kUnit) {
+      *reinterpret_cast<UnalignedWords*>(to + d) = words(from + d);
+    }
   }
 };
 

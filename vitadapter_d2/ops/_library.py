@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import _cuda
+
 BUILD_COMMAND = "pip install --no-build-isolation -e ."
+CUDA_BUILD_COMMAND = f"FORCE_CUDA=1 {BUILD_COMMAND}"
 MIN_TORCH = (2, 11)  # the first release whose stable ABI has all that csrc/ uses
 
 # In csrc/ms_deform_attn/ms_deform_attn.h's order, best last.
@@ -23,10 +26,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class _State:
-    """The loaded library, or why there is none."""
+    """The loaded libraries, or why there are none."""
 
     library: ctypes.CDLL | None = None
     reason: str = "not loaded yet"
+    cuda_library: ctypes.CDLL | None = None
+    cuda_reason: str = "not loaded yet"
 
 
 _state = _State()
@@ -46,23 +51,42 @@ def load() -> None:
     if wanted not in ("reference", *INSTRUCTION_SETS):
         legal = ", ".join(("reference", *INSTRUCTION_SETS))
         raise ValueError(f"VITADAPTER_CPU_CAPABILITY: expected one of {legal}, got {wanted!r}")
-    files = sorted(Path(__file__).parent.glob("_C*.so"))
     if wanted == "reference":
         _state.reason = "VITADAPTER_CPU_CAPABILITY=reference"
-    elif not files:
-        _state.reason = f"the kernels are not built; `{BUILD_COMMAND}` builds them"
-    elif _torch_release() < MIN_TORCH:
-        _state.reason = f"the kernels need torch 2.11 or later, this is {torch.__version__}"
     else:
-        try:
-            torch.ops.load_library(str(files[0]))
-        except (OSError, RuntimeError) as error:
-            _state.reason = (
-                f"{files[0].name} does not load ({error}); `{BUILD_COMMAND}` rebuilds it"
-            )
-            return
-        _state.library = ctypes.CDLL(str(files[0]))
-        use_instruction_set(wanted)
+        _state.library, _state.reason = _open("_C", BUILD_COMMAND)
+        if _state.library is not None:
+            use_instruction_set(wanted)
+    _load_cuda()
+
+
+def _load_cuda() -> None:
+    if torch.version.cuda is None:
+        _state.cuda_reason = f"torch {torch.__version__} is built without CUDA"
+        return
+    _state.cuda_library, _state.cuda_reason = _open("_C_cuda", CUDA_BUILD_COMMAND)
+    if _state.cuda_library is not None:
+        _state.cuda_library.vitadapter_d2_cuda_architectures.restype = ctypes.c_char_p
+        _register_cuda()
+
+
+@functools.cache
+def _register_cuda() -> torch.library.Library:
+    return _cuda.register()
+
+
+def _open(stem: str, build_command: str) -> tuple[ctypes.CDLL | None, str]:
+    """Load the library of ops named `stem`; returns it, or None, and why it is None."""
+    files = sorted(Path(__file__).parent.glob(f"{stem}.*so"))
+    if not files:
+        return None, f"the kernels are not built; `{build_command}` builds them"
+    if _torch_release() < MIN_TORCH:
+        return None, f"the kernels need torch 2.11 or later, this is {torch.__version__}"
+    try:
+        torch.ops.load_library(str(files[0]))
+    except (OSError, RuntimeError) as error:
+        return None, f"{files[0].name} does not load ({error}); `{build_command}` rebuilds it"
+    return ctypes.CDLL(str(files[0])), ""
 
 
 def use_instruction_set(name: str) -> str:
@@ -85,8 +109,13 @@ def backend() -> str:
 
 
 def cuda_backend() -> str:
-    """What runs the ops on CUDA tensors: "reference (PyTorch): <why>" as long as that is all."""
-    return "reference (PyTorch): there is no CUDA kernel yet"
+    """What runs the ops on CUDA tensors: "CUDA (8.0, 9.0)" or "reference (PyTorch): <why>".
+
+    The numbers are the architectures that the kernels were compiled for.
+    """
+    if _state.cuda_library is None:
+        return f"reference (PyTorch): {_state.cuda_reason}"
+    return f"CUDA ({_state.cuda_library.vitadapter_d2_cuda_architectures().decode()})"
 
 
 @functools.cache

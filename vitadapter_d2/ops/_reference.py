@@ -1,39 +1,37 @@
 """Multi-scale deformable attention in plain PyTorch: the default kernel of the ops.
 
-It runs where no compiled kernel does, on any device, and says what those compute. Each level is
-sampled by `grid_sample` in float32 or float64; in half precision that would round the coordinates.
+It runs where no compiled kernel does, on any device, and says what those compute, in float32 or
+float64. A query of a head is a bag of 4 * L * P corners in a table of value rows, so that
+`embedding_bag` does what costs; the usual formulation by `grid_sample` is in `_grid_sample.py`.
 
 The derivative is written out rather than recorded: autograd is off below the dispatcher. Autocast
 is not, so nothing here may be a matrix product, which it would turn into bfloat16.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_OUTSIDE = -3.0  # a grid_sample coordinate that is more than a pixel outside of any map
-
 
 @dataclass(frozen=True)
-class _Level:
-    """One level of a call, batch and heads folded together as grid_sample wants them.
+class _Corners:
+    """The four corners of each sample: top left, top right, bottom left, bottom right.
 
     Attributes:
-        rows: where the level's rows are in the value tensor.
-        map: (B * M, D, H, W) values in the compute dtype.
-        grid: (B * M, Q, P, 2) coordinates; [-1, 1] spans the map from edge to edge.
-        attention: (B * M, 1, Q, P), zero where the sample is outside.
-        size: (2,) = (W, H).
+        at: (B, Q, M, L, P, 4) int64, the corner's row in `_table(value)`; its last row, of zeros,
+            where there is no corner.
+        bilinear: (B, Q, M, L, P, 4), zero where there is no corner.
+        fraction: (B, Q, M, L, P, 2), the sample's place in the pixel cell as (x, y).
+        inside: (B, Q, M, L, P), less than a pixel away from the map; false for NaN.
     """
 
-    rows: slice
-    map: Tensor
-    grid: Tensor
-    attention: Tensor
-    size: Tensor
+    at: Tensor
+    bilinear: Tensor
+    fraction: Tensor
+    inside: Tensor
 
 
 def _compute_dtype(value: Tensor) -> torch.dtype:
@@ -46,33 +44,34 @@ def _level_sizes(like: Tensor, spatial_shapes: Sequence[int]) -> Tensor:
     return sizes.view(-1, 1, 2).flip(-1)
 
 
-def _levels(
-    value: Tensor, spatial_shapes: Sequence[int], pixel: Tensor, attention: Tensor
-) -> Iterator[_Level]:
-    """Split a call with samples at `pixel`, (B, Q, M, L, P, 2) as (x, y), into its levels."""
-    B, _, M, D = value.shape
+def _find_corners(value: Tensor, spatial_shapes: Sequence[int], pixel: Tensor) -> _Corners:
+    """The corners of samples at `pixel`, (B, Q, M, L, P, 2) as (x, y)."""
+    B, S, M, _ = value.shape
     sizes = _level_sizes(pixel, spatial_shapes)
-    inside = ((pixel > -1) & (pixel < sizes)).all(-1, keepdim=True)  # false for NaN as well
-    grid = torch.where(inside, (2 * pixel + 1) / sizes - 1, _OUTSIDE)
-    attention = torch.where(inside[..., 0], attention, 0.0)
-    start = 0
-    for level, (H, W) in enumerate(zip(spatial_shapes[0::2], spatial_shapes[1::2], strict=True)):
-        rows = slice(start, start + H * W)
-        start = rows.stop
-        yield _Level(
-            rows,
-            value[:, rows].to(pixel.dtype).permute(0, 2, 3, 1).reshape(B * M, D, H, W),
-            grid[:, :, :, level].transpose(1, 2).flatten(0, 1),
-            attention[:, :, :, level].transpose(1, 2).flatten(0, 1).unsqueeze(1),
-            sizes[level, 0],
-        )
+    inside = ((pixel > -1) & (pixel < sizes)).all(-1)
+    pixel = torch.where(inside[..., None], pixel, 0.0)
+    corner = pixel.floor()
+    fraction = pixel - corner
+    x, y = ((corner[..., i], corner[..., i] + 1) for i in (0, 1))
+    left_right, top_bottom = ((1 - fraction[..., i], fraction[..., i]) for i in (0, 1))
+    column, row = torch.stack(x * 2, -1), torch.stack((y[0], y[0], y[1], y[1]), -1)
+    width, height = sizes.split(1, -1)
+    exists = inside[..., None] & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    bilinear = torch.stack([v * h for v in top_bottom for h in left_right], -1)
+
+    areas = [h * w for h, w in zip(spatial_shapes[0::2], spatial_shapes[1::2], strict=True)]
+    starts = torch.tensor([sum(areas[:i]) for i in range(len(areas))], device=value.device)
+    image = torch.arange(B, device=value.device).view(B, 1, 1, 1, 1, 1)
+    head = torch.arange(M, device=value.device).view(M, 1, 1, 1)
+    place = starts.view(-1, 1, 1) + row.long() * width.long() + column.long()
+    at = torch.where(exists, (image * S + place) * M + head, B * S * M)
+    return _Corners(at, torch.where(exists, bilinear, 0.0), fraction, inside)
 
 
-def _sample(level: _Level) -> Tensor:
-    """(B * M, D, Q, P) bilinear samples, zero outside."""
-    return F.grid_sample(
-        level.map, level.grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+def _table(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B * S * M + 1, D): every row of value, and one of zeros."""
+    rows = value.reshape(-1, value.shape[3]).to(dtype)
+    return torch.cat([rows, rows.new_zeros(1, value.shape[3])])
 
 
 def _attend(
@@ -81,11 +80,18 @@ def _attend(
     """The weighted sum of the samples: (B, Q, M * D) in value's dtype."""
     B, _, M, D = value.shape
     Q = attention.shape[1]
-    output = attention.new_zeros(B * M, D, Q)
-    if output.numel() and attention.numel():
-        for level in _levels(value, spatial_shapes, pixel, attention):
-            output += (_sample(level) * level.attention).sum(-1)
-    return output.view(B, M * D, Q).transpose(1, 2).to(value.dtype).contiguous()
+    if not (value.numel() and attention.numel()):
+        return value.new_zeros(B, Q, M * D)
+    corners = _find_corners(value, spatial_shapes, pixel)
+    weight = torch.where(corners.inside, attention, 0.0)[..., None] * corners.bilinear
+    at = torch.where(weight == 0, B * value.shape[1] * M, corners.at)  # it may hold NaN
+    output = F.embedding_bag(
+        at.flatten(0, 2).flatten(1),
+        _table(value, pixel.dtype),
+        mode="sum",
+        per_sample_weights=weight.flatten(0, 2).flatten(1),
+    )
+    return output.view(B, Q, M * D).to(value.dtype)
 
 
 def _attend_backward(
@@ -96,23 +102,39 @@ def _attend_backward(
     attention: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for value (its dtype), pixel coordinates and attention (the compute dtype)."""
-    B, _, M, D = value.shape
-    Q = attention.shape[1]
-    grad_value = torch.zeros_like(value, memory_format=torch.contiguous_format)
-    grad_pixel, grad_attention = torch.zeros_like(pixel), torch.zeros_like(attention)
-    if not (attention.numel() and value.numel()):
-        return grad_value, grad_pixel, grad_attention
-    grad = grad_output.to(attention.dtype).transpose(1, 2).reshape(B * M, D, Q, 1)
-    for i, level in enumerate(_levels(value, spatial_shapes, pixel, attention)):
-        dot = (_sample(level) * grad).sum(1)  # (B * M, Q, P)
-        grad_attention[:, :, :, i] = dot.unflatten(0, (B, M)).transpose(1, 2)
-        grad_map, grad_grid = torch.ops.aten.grid_sampler_2d_backward(
-            grad * level.attention, level.map, level.grid, 0, 0, False, [True, True]
-        )
-        grad_value[:, level.rows] = grad_map.view(B, M, D, -1).permute(0, 3, 1, 2)
-        grad_grid = grad_grid * (2 / level.size)
-        grad_pixel[:, :, :, i] = grad_grid.unflatten(0, (B, M)).transpose(1, 2)
-    return grad_value, grad_pixel, grad_attention
+    if not (value.numel() and attention.numel()):
+        zeros = torch.zeros_like(value, memory_format=torch.contiguous_format)
+        return zeros, torch.zeros_like(pixel), torch.zeros_like(attention)
+    corners = _find_corners(value, spatial_shapes, pixel)
+    attention = torch.where(corners.inside, attention, 0.0)
+    table = _table(value, pixel.dtype)
+    grad = grad_output.to(pixel.dtype).reshape(-1, value.shape[3])  # a row per bag
+    at = corners.at.flatten()
+    bag_size = at.numel() // grad.shape[0]
+    bags = torch.arange(grad.shape[0], device=at.device)
+    bag_of, bag_sizes = bags.repeat_interleave(bag_size), torch.full_like(bags, bag_size)
+
+    weight = (attention[..., None] * corners.bilinear).flatten()
+    grad_table = torch.ops.aten._embedding_bag_dense_backward(
+        grad, at, bag_of, bag_sizes, bag_sizes, table.shape[0], False, 0, weight
+    )
+    dot = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        grad, table, at, bags * bag_size, bag_of, 0
+    ).view_as(corners.bilinear)  # <corner, grad_output>
+    share = _times(corners.bilinear, dot)
+    x, y = corners.fraction.unbind(-1)
+    top_left, top_right, bottom_left, bottom_right = dot.unbind(-1)
+    slope = (
+        (top_right - top_left) * (1 - y) + (bottom_right - bottom_left) * y,
+        (bottom_left - top_left) * (1 - x) + (bottom_right - top_right) * x,
+    )
+    grad_pixel = _times(attention[..., None], torch.stack(slope, -1))
+    return grad_table[:-1].view(value.shape).to(value.dtype), grad_pixel, share.sum(-1)
+
+
+def _times(gradient: Tensor, factor: Tensor) -> Tensor:
+    """Their product; zero where `gradient` is, even if the factor is not finite."""
+    return torch.where(gradient == 0, 0.0, gradient * factor)
 
 
 def _plain_pixel(value: Tensor, spatial_shapes: Sequence[int], locations: Tensor) -> Tensor:
@@ -206,14 +228,14 @@ def ms_deform_attn_fused_backward(
     inner = (grad_attention * attention).flatten(3).sum(-1)[..., None, None]
     grad_logits = attention * (grad_attention - inner)
     scale = _scale(value, spatial_shapes, points, max(offsets.shape[4], 1))
-    grad_offsets = grad_pixel * scale
+    grad_offsets = _times(grad_pixel, scale)
 
     grad_points = points.new_empty(0)
     if needs_reference_grad:
         sizes = _level_sizes(points, spatial_shapes)
         parts = [grad_pixel * sizes]
         if points.shape[-1] == 4:
-            parts.append(grad_pixel * offset * sizes * (0.5 / max(offsets.shape[4], 1)))
+            parts.append(_times(grad_pixel, offset) * sizes * (0.5 / max(offsets.shape[4], 1)))
         grad_points = torch.cat(parts, -1).sum((2, 4)).sum_to_size(points.shape)
     return (
         grad_value,
