@@ -51,7 +51,7 @@ def test_the_source_archive_can_be_installed_and_holds_no_data(archived):
 
 
 def test_clean_removes_the_environment_that_was_named(tmp_path):
-    command = ["make", "--dry-run", "clean", f"VENV={tmp_path}"]
+    command = ["make", "--no-print-directory", "--dry-run", "clean", f"VENV={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     removed = done.stdout.splitlines()[0].split()
     assert str(tmp_path) in removed and ".venv" not in removed
