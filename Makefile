@@ -31,10 +31,10 @@ PIP_ENV := PIP_CONSTRAINT="$$PIP_CONSTRAINT constraints.txt" PIP_NO_COMPILE=no \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart shapes test lint format doctor clean
+.PHONY: help setup quickstart shapes test asan bench-op lint format doctor clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
 	    awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 setup: $(PROJECT_DONE) ## make the environment and build the kernels
@@ -53,6 +53,12 @@ shapes: setup ## the same model, trained longer (up to 30 minutes on 2 cores)
 
 test: setup ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(PYTEST_ARGS)
+
+asan: setup ## run the op's tests on CPU kernels built with AddressSanitizer and UBSan
+	$(BIN)/python tools/check_memory.py
+
+bench-op: setup ## time the op against the grid_sample formulation
+	$(BIN)/python tools/benchmark_op.py
 
 lint: setup ## check style, types and formatting
 	$(BIN)/ruff check .

@@ -35,6 +35,8 @@ MIN_TORCH = (2, 11)
 TARGET_VERSION = "0x020b000000000000"  # torch 2.11: what runs there runs on every later release
 
 # Compiled once each; the launcher picks one at run time. Elsewhere the generic one is all.
+ONNX = ["onnx", "onnxscript", "onnxruntime"]  # to export, and to check what was exported
+
 X86_FLAGS = {
     "kCpuGeneric": "",
     "kCpuAvx2": "-mavx2 -mfma -mf16c",
@@ -308,7 +310,8 @@ setup(
     extras_require={
         "opencv": ["opencv-python"],
         "opencv-headless": ["opencv-python-headless"],
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "clang-format"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "clang-format", *ONNX],
+        "onnx": ONNX,
     },
     ext_modules=extensions,
     cmdclass={"build_ext": BuildKernels},

@@ -59,13 +59,13 @@ Tensor run_forward(Call&& call) {
 
 // One task per group: each worker has a slice of grad_value, written out and cleared after a group.
 void backward_by_group(const Call& call, const Plan& plan) {
-  const Buffer grads(call.value, plan.workers * plan.sizes.grad);
-  for_tasks(plan.workers, plan.workers, [&](int64_t w, int64_t) {
-    std::fill_n(grads.data + w * plan.sizes.grad, plan.sizes.grad, 0);
-  });
+  const int64_t bytes = plan.sizes.grad;
+  const Buffer grads(call.value, plan.workers * bytes);
   for_tasks(plan.tasks, plan.workers, [&](int64_t w, int64_t t) {
     Task task = plan.task(w, t);
-    task.grad = grads.data + w * plan.sizes.grad;
+    char* const grad = grads.data + w * bytes;
+    if (t == first_task(plan.tasks, plan.workers, w)) std::fill_n(grad, bytes, 0);
+    task.grad = grad;
     plan.k.backward(task);
     plan.k.unpack(plan.p, task.group, 0, plan.p.S, task.grad);
   });

@@ -48,19 +48,24 @@ Tensor new_result(const Tensor& like, const std::vector<int64_t>& size, int64_t 
   return result;
 }
 
+int64_t first_task(int64_t tasks, int64_t workers, int64_t worker) {
+  return tasks * worker / workers;
+}
+
 // Runs f(worker, task) for all tasks, on at most `workers` threads, each with a run of tasks.
 template <class F>
 void for_tasks(int64_t tasks, int64_t workers, const F& f) {
   torch::stable::parallel_for(0, workers, 1, [&](int64_t first, int64_t last) {
     for (int64_t w = first; w < last; ++w) {
-      for (int64_t t = tasks * w / workers; t < tasks * (w + 1) / workers; ++t) f(w, t);
+      const int64_t end = first_task(tasks, workers, w + 1);
+      for (int64_t t = first_task(tasks, workers, w); t < end; ++t) f(w, t);
     }
   });
 }
 
 // Threads worth waking: a small call is over before they are.
 int64_t count_threads(const Problem& p) {
-  constexpr int64_t kElements = 1 << 18;  // sampled by a thread in some 20 microseconds
+  constexpr int64_t kElements = 1 << 19;  // sampled by a thread in some 50 microseconds
   const int64_t worth = p.B * p.Q * p.M * p.L * p.P * p.D / kElements;
   return std::clamp<int64_t>(worth, 1, torch::stable::get_num_threads());
 }

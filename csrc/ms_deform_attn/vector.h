@@ -49,7 +49,7 @@ struct VectorOf {
   typedef A Unaligned __attribute__((vector_size(kVectorBytes), aligned(sizeof(A)), may_alias));
 };
 typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
-typedef uint32_t UnalignedWords __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+typedef uint32_t UnalignedWords __attribute__((vector_size(kVectorBytes), aligned(2), may_alias));
 
 template <class A>
 using Vector = typename VectorOf<A>::Type;

@@ -190,12 +190,15 @@ def test_layout_of_the_inputs_does_not_matter(ops):
         assert_close(results[0], results[1], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("B,M", [(1, 1), (1, 3), (5, 4)])
-def test_results_do_not_depend_on_the_number_of_threads(ops, B, M):
-    case = make_case(shapes=((4, 3), (2, 2)), B=B, Q=300, M=M, D=16, dtype=torch.float32)
+# Threads are as many as a call is worth: one for the small one; more than there are heads, so that
+# heads are split; as many as heads.
+@pytest.mark.parametrize("B,Q,M", [(1, 40, 3), (1, 3000, 1), (1, 2500, 3), (5, 300, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_results_do_not_depend_on_the_number_of_threads(ops, B, Q, M, dtype):
+    case = make_case(shapes=((4, 3), (2, 2)), B=B, Q=Q, M=M, D=64, dtype=dtype)
     before, results = torch.get_num_threads(), []
     try:
-        for threads in (1, 2, 3):
+        for threads in (1, 2, 7):
             torch.set_num_threads(threads)
             leaves = case.requiring_grad()
             output = ms_deform_attn_fused(*leaves.fused)
