@@ -8,6 +8,8 @@ SHAPES_OUTPUT ?= output/shapes
 QUICKSTART_ARGS ?=
 SHAPES_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_OP_ARGS ?=
+FUZZ ?= 2000
 
 BIN := $(VENV)/bin
 CSRC := $(sort $(foreach kind,h cpp cu cuh,$(wildcard csrc/*/*.$(kind))))
@@ -31,7 +33,7 @@ PIP_ENV := PIP_CONSTRAINT="$$PIP_CONSTRAINT constraints.txt" PIP_NO_COMPILE=no \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart shapes test asan bench-op lint format doctor clean
+.PHONY: help setup quickstart shapes test asan bench-op fuzz lint format doctor clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
@@ -57,8 +59,11 @@ test: setup ## run all tests
 asan: setup ## run the op's tests on CPU kernels built with AddressSanitizer and UBSan
 	$(BIN)/python tools/check_memory.py
 
+fuzz: setup ## compare the op with a float64 formulation on FUZZ random calls per backend
+	OMP_NUM_THREADS=1 VITADAPTER_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/ops/test_fuzz.py
+
 bench-op: setup ## time the op against the grid_sample formulation
-	$(BIN)/python tools/benchmark_op.py
+	$(BIN)/python tools/benchmark_op.py $(BENCH_OP_ARGS)
 
 lint: setup ## check style, types and formatting
 	$(BIN)/ruff check .

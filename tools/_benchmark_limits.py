@@ -45,6 +45,30 @@ def gather_ms(a: Arguments, timer: Timer) -> float:
     return statistics.median(timer(run) for _ in range(5))
 
 
+def gathered_bytes(a: Arguments) -> int:
+    """Bytes of the four rows of each sample."""
+    return a.weights.numel() * 4 * a.value.shape[3] * a.value.element_size()
+
+
+def cache_rate(a: Arguments, timer: Timer) -> float:
+    """Bytes per second at which a sum reads as much as is gathered from: slices of heads.
+
+    One per thread on a CPU; all of them on a GPU, whose threads share a cache.
+    """
+    S, M, D = a.value.shape[1:]
+    slices = M if a.value.is_cuda else torch.get_num_threads()
+    numbers = max(S * D * a.value.element_size() * slices // 4, 1 << 16)
+    source = torch.ones(numbers, device=a.value.device)
+
+    def run() -> None:
+        for _ in range(20):
+            source.sum()
+
+    run()
+    seconds = statistics.median(timer(run) for _ in range(5)) / 20 / 1e3
+    return source.numel() * 4 / seconds
+
+
 def moved_bytes(a: Arguments) -> int:
     """Bytes of what a fused forward reads and writes, each once."""
     tensors = (a.value, a.points, a.offsets, a.logits, a.grad_output)  # the last as the output

@@ -6,13 +6,18 @@
 
 Candidates take turns, and a figure is the median over the rounds. "backward" is the backward alone,
 on a graph that is kept; "both" is a forward that records and its backward. A ratio is the peer's
-time over ours. The peers' values are float32, but for DCNv4. The last columns hold the forward
-against what gathering the same rows takes by `embedding_bag`, from tables that are ready.
+time over ours. The peers' values are float32, but for DCNv4.
+
+The last columns are limits of our forward: the bytes of sampled rows per second, all work
+included, and their share of what a sum reads from an array as large as a head's maps; the time
+`embedding_bag` takes to gather and weight the same rows (float32, heads packed, indices ready); the
+time to move every argument once.
 """
 
 import argparse
 import csv
 import math
+import os
 import platform
 import re
 import statistics
@@ -25,13 +30,23 @@ from pathlib import Path
 
 import torch
 from _benchmark_cases import DEFAULT, Candidate, Workload, candidates, make_arguments, workloads
-from _benchmark_limits import copy_rate, gather_ms, moved_bytes
+from _benchmark_limits import cache_rate, copy_rate, gather_ms, gathered_bytes, moved_bytes
 
 from vitadapter_d2.files import replacing
 from vitadapter_d2.ops import backend, cuda_backend
 
 PASSES = ("forward", "backward", "both")
 MIN_SECONDS = 0.02  # of calls in a row that make one measurement
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a forward."""
+
+    gathered_bytes: int
+    cache_rate: float  # bytes per second
+    gather_ms: float
+    memory_ms: float
 
 
 @dataclass(frozen=True)
@@ -44,8 +59,7 @@ class Result:
     threads: int
     candidate: str
     ms: dict[str, float]
-    gather_ms: float
-    moved_ms: float
+    limits: Limits
 
     @property
     def place(self) -> tuple[str, str, str, int]:
@@ -101,15 +115,23 @@ def measure(workload: Workload, dtype: str, threads: int, args: argparse.Namespa
     """All results of a workload at one dtype and thread count."""
     torch.set_num_threads(threads)
     arguments = make_arguments(workload, getattr(torch, dtype), args.device, args.spread)
-    limit = gather_ms(arguments, lambda call: timed(call, args.device, 1))
-    moved = moved_bytes(arguments) / args.copy_rate * 1e3
+
+    def timer(call: Callable[[], object]) -> float:
+        return timed(call, args.device, 1)
+
+    limits = Limits(
+        gathered_bytes(arguments),
+        cache_rate(arguments, timer),
+        gather_ms(arguments, timer),
+        moved_bytes(arguments) / args.copy_rate * 1e3,
+    )
     found = []
     for entry in args.entries:
         group, refused = candidates(arguments, entry == "fused")
         args.refused.update(refused)
         for candidate, ms in zip(group, medians(group, args.device, args.rounds), strict=True):
             place = workload.name, entry, dtype, threads
-            found.append(Result(*place, candidate.name, ms, limit, moved))
+            found.append(Result(*place, candidate.name, ms, limits))
     return found
 
 
@@ -144,10 +166,13 @@ def per_call(results: list[Result]) -> str:
     for (workload, entry, dtype, threads), (own, *peers) in by_place.items():
         for peer in peers:
             cells = [f"{own.ms[p]:.2f} ({peer.ms[p] / own.ms[p]:.1f}x)" for p in PASSES]
-            limits = [f"{own.gather_ms:.2f}", f"{own.moved_ms:.2f}"]
+            rate = own.limits.gathered_bytes / own.ms["forward"] * 1e3
+            share = f"{rate / 1e9:.0f} ({rate / own.limits.cache_rate:.0%})"
+            limits = [share, f"{own.limits.gather_ms:.2f}", f"{own.limits.memory_ms:.2f}"]
             rows.append([workload, entry, dtype, str(threads), peer.candidate, *cells, *limits])
     names = [f"{name} ms" for name in PASSES]
-    header = ["call", "entry", "dtype", "threads", "against", *names, "gather ms", "memory ms"]
+    header = ["call", "entry", "dtype", "threads", "against", *names]
+    header += ["GB/s (of cache)", "gather ms", "memory ms"]
     return table(header, rows)
 
 
@@ -170,7 +195,7 @@ def write_csv(path: Path, results: list[Result]) -> None:
         columns = ["call", "entry", "dtype", "threads", "candidate", *PASSES, "gather", "memory"]
         writer.writerow(columns)
         for r in results:
-            times = [*(r.ms[name] for name in PASSES), r.gather_ms, r.moved_ms]
+            times = [*(r.ms[name] for name in PASSES), r.limits.gather_ms, r.limits.memory_ms]
             writer.writerow([*r.place, r.candidate, *(f"{t:.4f}" for t in times)])
 
 
@@ -204,8 +229,7 @@ def machine(device: str) -> str:
     info = Path("/proc/cpuinfo")
     if info.exists() and (found := re.search(r"model name\s*: (.+)", info.read_text())):
         model = found[1]
-    cores = torch.get_num_threads()
-    return f"{model}, {cores} cores, torch {torch.__version__}, {backend()}"
+    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, {backend()}"
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -65,7 +65,7 @@ void for_tasks(int64_t tasks, int64_t workers, const F& f) {
 
 // Threads worth waking: a small call is over before they are.
 int64_t count_threads(const Problem& p) {
-  constexpr int64_t kElements = 1 << 19;  // sampled by a thread in some 50 microseconds
+  constexpr int64_t kElements = 1 << 17;  // sampled by a thread in some 20 microseconds
   const int64_t worth = p.B * p.Q * p.M * p.L * p.P * p.D / kElements;
   return std::clamp<int64_t>(worth, 1, torch::stable::get_num_threads());
 }

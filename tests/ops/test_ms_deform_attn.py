@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from deform_cases import make_case, naive, naive_fused
@@ -224,3 +225,14 @@ def test_one_map_per_image_when_queries_do_not_fill_a_block(ops):
             case.weights[b : b + 1],
         )
         assert torch.equal(together[b : b + 1], alone)
+
+
+def test_a_value_of_more_than_two_billion_elements(compiled):
+    H, W, M, D = 1024, 1024, 40, 64
+    # Memory of zeros that nobody wrote takes no room.
+    value = torch.from_numpy(np.zeros((1, H * W, M, D), np.int16)).view(torch.bfloat16)
+    assert value.numel() > 2**31
+    value[0, 0], value[0, -1] = 5.0, 3.0
+    corner = torch.tensor([(W - 0.5) / W, (H - 0.5) / H]).expand(1, 1, M, 1, 1, 2)
+    output = ms_deform_attn(value, [(H, W)], corner, torch.ones(1, 1, M, 1, 1))
+    assert (output == 3).all()

@@ -77,7 +77,8 @@ def test_the_command_prints_ratios_and_writes_files(tmp_path, capsys, monkeypatc
 def test_ratios_are_the_peers_time_over_ours():
     def result(candidate, ms):
         times = dict.fromkeys(benchmark_op.PASSES, ms)
-        return benchmark_op.Result("call", "plain", "float32", 1, candidate, times, 1.0, 1.0)
+        limits = benchmark_op.Limits(1, 1.0, 1.0, 1.0)
+        return benchmark_op.Result("call", "plain", "float32", 1, candidate, times, limits)
 
     summary = benchmark_op.summary([result("ours", 2.0), result("grid_sample", 50.0)])
     assert "25.0x (25.0x)" in summary
