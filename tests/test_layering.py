@@ -12,6 +12,7 @@ PACKAGE = Path(vitadapter_d2.__file__).parent
 RANKS = {
     "compat": 0,
     "files": 0,
+    "labels": 0,
     "ops": 0,
     "layers": 1,
     "modeling": 2,

@@ -8,7 +8,7 @@ from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
 from vitadapter_d2.solver import PrefixFactor
 
-from ..common.data.ade20k_semantic import dataloader
+from ..common.data.ade20k_mask2former import dataloader
 from ..common.models.mask2former import mask2former
 from ..common.models.vit_adapter import segmentation_backbone
 from ..common.optim import optimizer

@@ -2,9 +2,6 @@
 
 import json
 import os
-import runpy
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,35 +14,6 @@ from vitadapter_d2.data.coco_format import ids_to_rgb
 from vitadapter_d2.data.datasets.ade20k import ADE20K_PANOPTIC_CATEGORIES, ade20k_paths
 from vitadapter_d2.data.datasets.coco import COCO_PANOPTIC_CATEGORIES, coco_panoptic_paths
 from vitadapter_d2.data.datasets.registration import load_panoptic_records
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "datasets"
-
-
-class Runner:
-    """Runs a script in this process, which saves the import of torch and Detectron2."""
-
-    def __init__(self, monkeypatch, capsys):
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def __call__(self, script: str, *arguments: str) -> "Done":
-        argv = [script, *arguments, "--workers", "0"]
-        self.monkeypatch.setattr(sys, "argv", argv)
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
-        captured = self.capsys.readouterr()
-        return Done(stop.value.code, captured.out, captured.err)
-
-
-@dataclass
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def run(monkeypatch, capsys) -> Runner:
-    return Runner(monkeypatch, capsys)
 
 
 def write_png(path: Path, array: np.ndarray) -> None:
@@ -152,8 +120,7 @@ def test_ade20k_label_out_of_range_is_named(run, ade20k_root):
     write_png(base / "annotations/training/bad.png", np.full((4, 4), 151, np.uint8))
     done = run("prepare_ade20k_sem_seg.py", "--root", str(ade20k_root))
     assert done.returncode == 1
-    assert "bad.png must hold one channel with values in [0, 150]" in done.stderr
-    assert "highest value 151" in done.stderr
+    assert "bad.png has value 151, legal ones are 0 to 150" in done.stderr
 
 
 def test_ade20k_panoptic_pastes_things_over_stuff(run, ade20k_root):

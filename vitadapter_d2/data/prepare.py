@@ -4,7 +4,8 @@ What exists is complete, so an interrupted run can be started again.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,17 @@ import numpy as np
 from vitadapter_d2.data.coco_format import rgb_to_ids
 from vitadapter_d2.data.parallel import parallel_map
 from vitadapter_d2.files import replacing, write_image
+from vitadapter_d2.labels import read_labels
 
 IGNORE_LABEL = 255
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a conversion left: files written now, and label maps that the split has in all."""
+
+    written: int
+    total: int
 
 
 def panoptic_to_semantic(
@@ -84,7 +94,7 @@ def shift_labels(
     *,
     workers: int | None = None,
     title: str | None = None,
-) -> int:
+) -> Prepared:
     """Write label maps with every value lowered by one; 0, "other", becomes 255.
 
     Args:
@@ -94,33 +104,93 @@ def shift_labels(
         workers: see ``parallel_map``.
         title: see ``parallel_map``.
 
-    Returns:
-        The number of files written; those that exist already are skipped.
-
     Raises:
         FileNotFoundError: if there are no PNG files.
         ValueError: if a file has a value out of range.
     """
-    sources = sorted(source_root.glob("*.png"))
-    if not sources:
-        raise FileNotFoundError(f"no PNG files in {source_root}")
-    target_root.mkdir(parents=True, exist_ok=True)
-    convert = partial(_write_shifted, target_root, num_classes)
-    return sum(parallel_map(convert, sources, workers, title))
+    pairs = [(source, target_root / source.name) for source in find_files(source_root, "*.png")]
+    mapping = {value: value - 1 for value in range(1, num_classes + 1)}
+    return convert_labels(pairs, {0: IGNORE_LABEL, **mapping}, workers=workers, title=title)
 
 
-def _write_shifted(target_root: Path, num_classes: int, source: Path) -> bool:
-    target = target_root / source.name
+def convert_labels(
+    pairs: Sequence[tuple[Path, Path]],
+    mapping: Mapping[int, int],
+    *,
+    allow_palette: bool = False,
+    workers: int | None = None,
+    title: str | None = None,
+) -> Prepared:
+    """Write label maps with other values; those that exist already are skipped.
+
+    Args:
+        pairs: files to read and to write.
+        mapping: value read -> value written, in [0, 255].
+        allow_palette: see ``read_labels``.
+        workers: see ``parallel_map``.
+        title: see ``parallel_map``.
+
+    Raises:
+        ValueError: if a file has a value that the mapping lacks.
+    """
+    convert = partial(_write_converted, dict(mapping), allow_palette)
+    return Prepared(sum(parallel_map(convert, pairs, workers, title)), len(pairs))
+
+
+def _write_converted(mapping: dict[int, int], allow_palette: bool, pair: tuple[Path, Path]) -> bool:
+    source, target = pair
     if target.exists():
         return False
-    labels = read_png(source)
-    if labels.ndim != 2 or labels.dtype != np.uint8 or labels.max() > num_classes:
-        raise ValueError(
-            f"{source} must hold one channel with values in [0, {num_classes}], got shape "
-            f"{labels.shape}, highest value {labels.max()}"
-        )
-    write_image(target, labels - np.uint8(1))  # 0 wraps around to 255
+    write_image(target, map_labels(read_labels(source, allow_palette), mapping, source))
     return True
+
+
+def map_labels(labels: np.ndarray, mapping: Mapping[int, int], source: object) -> np.ndarray:
+    """Replace every value of a label map.
+
+    Args:
+        labels: ``(H, W)`` of whole numbers.
+        mapping: non-negative value -> value in [0, 255].
+        source: where the labels come from, for the message.
+
+    Returns:
+        ``(H, W)`` uint8.
+
+    Raises:
+        ValueError: if a value is not in the mapping.
+    """
+    table = np.full(max(mapping) + 2, -1, np.int16)  # the last entry stands for all that is beyond
+    table[list(mapping)] = list(mapping.values())
+    converted = table[np.clip(labels.astype(np.intp), -1, len(table) - 1)]
+    is_unknown = converted < 0
+    if is_unknown.any():
+        raise ValueError(
+            f"{source} has value {labels[is_unknown][0]}, legal ones are {_ranges(mapping)}"
+        )
+    return converted.astype(np.uint8)
+
+
+def _ranges(values: Mapping[int, int]) -> str:
+    """``{0, 1, 2, 5}`` -> ``"0 to 2, 5"``."""
+    ordered = sorted(values)
+    starts = [v for v in ordered if v - 1 not in values]
+    ends = [v for v in ordered if v + 1 not in values]
+    return ", ".join(
+        f"{start} to {end}" if end > start else f"{start}"
+        for start, end in zip(starts, ends, strict=True)
+    )
+
+
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder in the order of their names.
+
+    Raises:
+        FileNotFoundError: if there are none.
+    """
+    files = sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
+    if not files:
+        raise FileNotFoundError(f"no {pattern} in {folder}")
+    return files
 
 
 def read_png(path: Path) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""ADE20K's panoptic and instance annotations, made of its semantic and instance label maps.
+"""ADE20K's semantic label maps for training, and its panoptic and instance annotations.
 
-The protocol is that of Mask2Former (MIT), so that results compare: stuff comes from the semantic
-maps, things are pasted over it from the instance maps, and the area and box of a stuff segment
-are those before the things are pasted.
+The protocol of the latter is that of Mask2Former (MIT), so that results compare: stuff comes from
+the semantic maps, things are pasted over it from the instance maps, and the area and box of a stuff
+segment are those before the things are pasted.
 """
 
 from functools import partial
@@ -15,13 +15,22 @@ from vitadapter_d2.data.coco_format import describe_mask, encode_mask, ids_to_rg
 from vitadapter_d2.data.datasets.ade20k import ADE20K_PANOPTIC_CATEGORIES, ade20k_paths
 from vitadapter_d2.data.datasets.ade20k_categories import ADE20K_CATEGORIES
 from vitadapter_d2.data.parallel import parallel_map
-from vitadapter_d2.data.prepare import read_png, write_json
+from vitadapter_d2.data.prepare import Prepared, read_png, shift_labels, write_json
 from vitadapter_d2.files import write_image
 
 _THINGS = [i for i, c in enumerate(ADE20K_PANOPTIC_CATEGORIES) if c.is_thing]
 """Contiguous id of category n + 1 of the instance benchmark."""
 
 Annotation = dict[str, Any]
+
+
+def prepare_ade20k_semantic(
+    root: str, split: str, *, workers: int | None = None, title: str | None = None
+) -> Prepared:
+    """Write ``annotations_detectron2`` (0 to 149, 255) from ``annotations`` (0 to 150)."""
+    target = Path(ade20k_paths(root, split).semantic)
+    source = target.parents[1] / "annotations" / target.name
+    return shift_labels(source, target, len(ADE20K_CATEGORIES), workers=workers, title=title)
 
 
 def prepare_ade20k(

@@ -1,15 +1,21 @@
-"""What the data sets share: the root folder, registering once, panoptic metadata and records."""
+"""What the data sets share: the root folder, registering once, metadata and records."""
 
 import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 Record = dict[str, Any]
+
+_ADVICE = (
+    "datasets/README.md says how to get and prepare the data set, and DETECTRON2_DATASETS where to "
+    "look for it"
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,27 @@ class PanopticPaths:
     panoptic: str
     semantic: str
     instances_json: str
+
+
+@dataclass(frozen=True)
+class SemanticPaths:
+    """Where the images and label maps of one split lie.
+
+    A file's name without its suffix says which image and which label map belong together.
+
+    Attributes:
+        images: folder of the images.
+        labels: folder of the label maps, contiguous classes, 255 = ignore.
+        image_suffix: end of the images' names.
+        label_suffix: end of the label maps' names.
+        shares_images: the folder holds images of other splits too, which have no label map here.
+    """
+
+    images: str
+    labels: str
+    image_suffix: str = ".jpg"
+    label_suffix: str = ".png"
+    shares_images: bool = False
 
 
 def datasets_root() -> str:
@@ -105,10 +132,7 @@ def load_panoptic_records(paths: PanopticPaths, categories: Sequence[Category]) 
         ValueError: if it names an image or a category that is not known.
     """
     if not os.path.isfile(paths.panoptic_json):
-        raise FileNotFoundError(
-            f"{paths.panoptic_json} does not exist; datasets/README.md says how to get the data "
-            "set, and DETECTRON2_DATASETS where to look for it"
-        )
+        raise FileNotFoundError(f"{paths.panoptic_json} does not exist; {_ADVICE}")
     content = json.loads(Path(paths.panoptic_json).read_text(encoding="utf-8"))
     contiguous = {category.id: index for index, category in enumerate(categories)}
     things = {category.id for category in categories if category.is_thing}
@@ -149,3 +173,69 @@ def _panoptic_record(
         "sem_seg_file_name": os.path.join(paths.semantic, label_file),
         "segments_info": segments_info,
     }
+
+
+def register_semantic(
+    name: str, paths: SemanticPaths, categories: Sequence[Category], **metadata: Any
+) -> None:
+    """Register a data set of label maps, or complete the metadata of one of that name.
+
+    Args:
+        name: of the data set.
+        paths: where it lies; nothing need exist there yet.
+        categories: in the order of the values in the label maps.
+        metadata: what differs from the usual, such as another ``ignore_label``.
+    """
+    usual = {
+        "evaluator_type": "sem_seg",
+        "image_root": paths.images,
+        "sem_seg_root": paths.labels,
+        "stuff_classes": [c.name for c in categories],
+        "stuff_colors": [list(c.color) for c in categories],
+        "stuff_dataset_id_to_contiguous_id": {c.id: i for i, c in enumerate(categories)},
+        "ignore_label": 255,
+    }
+    register_once(name, partial(load_semantic_records, paths), **{**usual, **metadata})
+
+
+def load_semantic_records(paths: SemanticPaths) -> list[Record]:
+    """Pair images and label maps by name, in the order of their names.
+
+    Unlike Detectron2's ``load_sem_seg`` it leaves no image out silently.
+
+    Returns:
+        One record per label map: ``file_name, sem_seg_file_name``.
+
+    Raises:
+        FileNotFoundError: if there are no label maps, or an image or a label map lacks its partner.
+    """
+    images = _stems(paths.images, paths.image_suffix)
+    labels = _stems(paths.labels, paths.label_suffix)
+    if not labels:
+        raise FileNotFoundError(f"no *{paths.label_suffix} in {paths.labels}; {_ADVICE}")
+    for stem in sorted(labels - images):
+        missing = os.path.join(paths.images, stem + paths.image_suffix)
+        label_file = os.path.join(paths.labels, stem + paths.label_suffix)
+        raise FileNotFoundError(f"{missing} does not exist, the image of {label_file}; {_ADVICE}")
+    for stem in sorted(set() if paths.shares_images else images - labels):
+        missing = os.path.join(paths.labels, stem + paths.label_suffix)
+        image_file = os.path.join(paths.images, stem + paths.image_suffix)
+        raise FileNotFoundError(
+            f"{missing} does not exist, the label map of {image_file} "
+            f"({len(images - labels)} of {len(images)} images have none); {_ADVICE}"
+        )
+    return [
+        {
+            "file_name": os.path.join(paths.images, stem + paths.image_suffix),
+            "sem_seg_file_name": os.path.join(paths.labels, stem + paths.label_suffix),
+        }
+        for stem in sorted(labels)
+    ]
+
+
+def _stems(folder: str, suffix: str) -> set[str]:
+    """Names in a folder that end with the suffix, without it; none if there is no folder."""
+    if not os.path.isdir(folder):
+        return set()
+    names = {name for name in os.listdir(folder) if not name.startswith(".")}
+    return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}

@@ -76,17 +76,22 @@ class SegmentAssembler:
     Args:
         augmenter: reads and augments the image.
         ignore_label: value in ``sem_seg`` of pixels without a segment.
+        has_masks: give ``instances``.
     """
 
-    def __init__(self, augmenter: ImageAugmenter, ignore_label: int) -> None:
+    def __init__(
+        self, augmenter: ImageAugmenter, ignore_label: int, has_masks: bool = True
+    ) -> None:
         self.augmenter = augmenter
         self.ignore_label = ignore_label
+        self.has_masks = has_masks
 
     def __call__(self, record: Record, segments: SegmentMap) -> Record:
         """Augment image and segments together.
 
         Returns:
-            ``training_dict`` plus ``sem_seg``, ``(H, W)`` int64: the class of each pixel.
+            ``training_dict``, or ``image_dict`` without masks, plus ``sem_seg``, ``(H, W)`` int64:
+            the class of each pixel.
         """
         class_of_owner = np.concatenate([[self.ignore_label], segments.classes])
         # Detectron2 resizes uint8 maps with Pillow and others with torch, which has no integer
@@ -95,10 +100,13 @@ class SegmentAssembler:
         steering = class_of_owner.astype(steering_type)[segments.owner]
         image, transforms = self.augmenter(record, steering)
         owner = transform_owner(segments.owner, transforms)
-        numbers = np.flatnonzero(segments.is_target)
-        numbers = numbers[np.isin(numbers + 1, np.unique(owner))]
-        masks = owner == (numbers + 1).astype(owner.dtype)[:, None, None]
-        output = training_dict(record, image, masks, segments.classes[numbers])
+        if self.has_masks:
+            numbers = np.flatnonzero(segments.is_target)
+            numbers = numbers[np.isin(numbers + 1, np.unique(owner))]
+            masks = owner == (numbers + 1).astype(owner.dtype)[:, None, None]
+            output = training_dict(record, image, masks, segments.classes[numbers])
+        else:
+            output = image_dict(record, image)
         output["sem_seg"] = torch.from_numpy(class_of_owner[owner])
         return output
 
@@ -125,24 +133,38 @@ def transform_owner(owner: np.ndarray, transforms: T.TransformList) -> np.ndarra
     return np.where(result > highest, 0, result).astype(result.dtype)
 
 
+def image_dict(record: Record, image: np.ndarray) -> Record:
+    """Build what Detectron2's models take, without annotations.
+
+    Args:
+        record: gives ``file_name``, ``image_id``, ``height`` and ``width`` of the original image.
+        image: ``(H, W, 3)`` uint8.
+
+    Returns:
+        The fields above and ``image``, ``(3, H, W)`` uint8.
+    """
+    kept = ("file_name", "image_id", "height", "width")
+    output = {key: record[key] for key in kept if key in record}
+    output["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return output
+
+
 def training_dict(
     record: Record, image: np.ndarray, masks: np.ndarray, classes: np.ndarray
 ) -> Record:
     """Build what Detectron2's models take in training.
 
     Args:
-        record: gives ``file_name``, ``image_id``, ``height`` and ``width`` of the original image.
+        record: see ``image_dict``.
         image: ``(H, W, 3)`` uint8.
         masks: ``(N, H, W)`` bool, none of them empty.
         classes: ``(N,)`` integers.
 
     Returns:
-        The fields above, ``image``, ``(3, H, W)`` uint8, and ``instances`` with ``gt_classes``
-        (N,) int64, ``gt_masks`` (``BitMasks``) and ``gt_boxes``, the tight boxes of the masks.
+        ``image_dict`` plus ``instances`` with ``gt_classes`` (N,) int64, ``gt_masks``
+        (``BitMasks``) and ``gt_boxes``, the tight boxes of the masks.
     """
-    kept = ("file_name", "image_id", "height", "width")
-    output = {key: record[key] for key in kept if key in record}
-    output["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    output = image_dict(record, image)
     instances = Instances(image.shape[:2])
     instances.gt_classes = torch.as_tensor(classes, dtype=torch.int64)
     instances.gt_masks = BitMasks(torch.from_numpy(masks))

@@ -15,10 +15,11 @@ from vitadapter_d2.data.mappers.common import (
     check_classes,
     required,
 )
+from vitadapter_d2.labels import read_labels
 
 
 class SemanticMapper:
-    """Training mapper with one target per class that is present.
+    """Training mapper for label maps: the class of each pixel, and one mask per class.
 
     Reference: Cheng et al., Per-Pixel Classification is Not All You Need for Semantic
     Segmentation, Sec. 3, arXiv:2107.06278. Ignored pixels belong to no mask.
@@ -28,6 +29,8 @@ class SemanticMapper:
         image_format: ``"RGB"`` or ``"BGR"``.
         num_classes: label values must lie below it; None skips the check.
         ignore_label: value of pixels without a label, in the files and in the result.
+        has_masks: give ``instances``; what classifies pixels, not masks, is faster without.
+        allow_palette: see ``read_labels``.
     """
 
     def __init__(
@@ -36,11 +39,14 @@ class SemanticMapper:
         image_format: str = "RGB",
         num_classes: int | None = None,
         ignore_label: int = 255,
+        has_masks: bool = True,
+        allow_palette: bool = False,
     ) -> None:
         augmenter = ImageAugmenter(augmentations, image_format)
-        self._assemble = SegmentAssembler(augmenter, ignore_label)
+        self._assemble = SegmentAssembler(augmenter, ignore_label, has_masks)
         self._num_classes = num_classes
         self._ignore_label = ignore_label
+        self._allow_palette = allow_palette
 
     def __call__(self, record: Record) -> Record:
         """Read and augment one record.
@@ -54,12 +60,11 @@ class SemanticMapper:
             ``height`` and ``width``.
 
         Raises:
-            ValueError: if the label file has a class out of range or another size.
+            FileNotFoundError: if the label file does not exist.
+            ValueError: if it has colours, a class out of range or another size than the image.
         """
         path = required(record, "sem_seg_file_name")
-        labels = np.asarray(detection_utils.read_image(path))
-        if labels.ndim != 2:
-            raise ValueError(f"{path} must have one channel, got shape {labels.shape}")
+        labels = read_labels(path, self._allow_palette)
         classes = np.unique(labels).astype(np.int64)
         classes = classes[classes != self._ignore_label]
         check_classes(classes, self._num_classes, path)

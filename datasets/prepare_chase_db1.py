@@ -1,0 +1,16 @@
+#!/usr/bin/env python3
+"""Sort CHASE DB1 into training and validation images and label maps.
+
+Reads  CHASE_DB1/Image_*.jpg and CHASE_DB1/Image_*_1stHO.png, as in CHASEDB1.zip
+Writes CHASE_DB1/{images,annotations}/{training,validation}/, 0 = background, 1 = vessel
+"""
+
+import sys
+
+from vitadapter_d2.data.prepare_command import prepare_command
+from vitadapter_d2.data.prepare_maps import prepare_chase_db1
+
+main = prepare_command(__doc__, prepare_chase_db1, {"train": 20, "val": 8})
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+#!/usr/bin/env python3
+"""Convert COCO-Stuff 164K's label maps to contiguous classes.
+
+Reads  coco/stuffthingmaps/{train,val}2017/, 0 to 181, 255 = unlabelled
+Writes coco/stuffthingmaps_detectron2/{train,val}2017/, 0 to 170, 255 = ignore
+"""
+
+import sys
+
+from vitadapter_d2.data.prepare_command import prepare_command
+from vitadapter_d2.data.prepare_maps import prepare_coco_stuff_164k
+
+main = prepare_command(__doc__, prepare_coco_stuff_164k, {"train": 118287, "val": 5000})
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+#!/usr/bin/env python3
+"""Convert Mapillary Vistas 1.2 to the 19 classes of Cityscapes, to pre-train for Cityscapes.
+
+Reads  mapillary_vistas/{training,validation}/labels/, 0 to 65
+Writes mapillary_vistas/{training,validation}/labels_cityscapes/, 0 to 18, 255 = ignore
+"""
+
+import sys
+
+from vitadapter_d2.data.prepare_command import prepare_command
+from vitadapter_d2.data.prepare_maps import prepare_mapillary
+
+main = prepare_command(__doc__, prepare_mapillary, {"train": 18000, "val": 2000})
+
+if __name__ == "__main__":
+    sys.exit(main())
