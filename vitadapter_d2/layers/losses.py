@@ -1,4 +1,4 @@
-"""Losses of masks given by their logits at points."""
+"""Losses of masks given by their logits at points, and of label maps."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,3 +33,24 @@ def mask_bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
         ``(...)``, non-negative.
     """
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
+
+
+def semantic_cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_value: int = 255, average_over_ignored: bool = True
+) -> Tensor:
+    """Cross entropy of a label map.
+
+    Args:
+        logits: ``(B, K, H, W)`` float.
+        labels: ``(B, H, W)`` int64 in [0, K) or ``ignore_value``.
+        ignore_value: label of pixels that cost nothing.
+        average_over_ignored: divide the sum by the number of all pixels, as the official
+            segmentation training does; otherwise by the number of those that are not ignored.
+
+    Returns:
+        Scalar, 0 when every pixel is ignored.
+    """
+    total = F.cross_entropy(logits, labels, ignore_index=ignore_value, reduction="sum")
+    if average_over_ignored:
+        return total / labels.numel()
+    return total / (labels != ignore_value).sum().clamp(min=1)
