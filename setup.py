@@ -300,7 +300,7 @@ setup(
     install_requires=[
         "torch>=2.6",  # since then torch.load reads tensors alone unless told otherwise
         "torchvision>=0.21",
-        "timm>=1.0.15",
+        "timm>=1.0.30",
         "fvcore",
         "pycocotools",
         "numpy",

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from vitadapter_d2.solver import LayerDecay, PrefixFactor, param_groups
+from vitadapter_d2.modeling.mask2former import MaskedTransformerDecoder
+from vitadapter_d2.solver import (
+    MASK2FORMER_FIRST_LAYER,
+    LayerDecay,
+    PrefixFactor,
+    param_groups,
+)
 
 
 class Model(nn.Module):
@@ -37,6 +43,41 @@ def test_layer_decay_slows_the_depth_of_the_trunk():
         "sem_seg_head.predictor.query_feat.weight": 1.0,
     }
     assert {name: decay(name) for name in factors} == factors
+
+
+def test_official_segmentation_code_puts_queries_into_the_first_layer():
+    names = [
+        "sem_seg_head.predictor.query_feat.weight",
+        "sem_seg_head.predictor.query_embed.weight",
+        "sem_seg_head.predictor.level_embed.weight",
+        "sem_seg_head.predictor.class_embed.bias",
+        "sem_seg_head.predictor.mask_embed.layers.0.weight",
+    ]
+    others = [
+        "sem_seg_head.pixel_decoder.transformer.level_embed",
+        "sem_seg_head.predictor.decoder_norm.weight",
+        "backbone.level_embed",
+    ]
+    segmentation = LayerDecay(0.5, 4, MASK2FORMER_FIRST_LAYER)
+    detection = LayerDecay(0.5, 4)
+    assert [segmentation(name) for name in names + others] == [0.5**5] * 5 + [1.0] * 3
+    assert {detection(name) for name in names + others} == {1.0}
+
+
+def test_first_layer_names_exist_in_mask2former():
+    decoder = MaskedTransformerDecoder(
+        num_classes=2,
+        num_queries=3,
+        in_channels=8,
+        embed_dim=8,
+        mask_dim=8,
+        num_heads=2,
+        feedforward_dim=8,
+        num_layers=1,
+    )
+    names = [f"sem_seg_head.predictor.{name}" for name, _ in decoder.named_parameters()]
+    for prefix in MASK2FORMER_FIRST_LAYER:
+        assert any(name.startswith(prefix) for name in names), prefix
 
 
 def test_rate_must_be_a_factor():

@@ -1,6 +1,21 @@
-"""Parameter groups and learning-rate factors."""
+"""Parameter groups, learning-rate and weight-decay factors."""
 
-from vitadapter_d2.solver.lr_factor import LayerDecay, PrefixFactor
+from vitadapter_d2.solver.lr_factor import (
+    MASK2FORMER_FIRST_LAYER,
+    LayerDecay,
+    LrByKey,
+    PrefixFactor,
+)
 from vitadapter_d2.solver.param_groups import param_groups
+from vitadapter_d2.solver.weight_decay import DecayByKey, ExemptByName, ExemptVectors
 
-__all__ = ["LayerDecay", "PrefixFactor", "param_groups"]
+__all__ = [
+    "MASK2FORMER_FIRST_LAYER",
+    "DecayByKey",
+    "ExemptByName",
+    "ExemptVectors",
+    "LayerDecay",
+    "LrByKey",
+    "PrefixFactor",
+    "param_groups",
+]

@@ -2,9 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
+from timm.models.vision_transformer_sam import Block as SamBlock
 from torch.overrides import TorchFunctionMode
 
-from vitadapter_d2.modeling.backbone.attention import SelfAttention, Window
+from vitadapter_d2.modeling.backbone.attention import DecomposedBiasAttention, SelfAttention, Window
 
 
 def naive_windows(attn, tokens, grid, window, pad_projected):
@@ -49,8 +50,11 @@ def test_windows_equal_the_naive_formulation(grid, pad_projected):
     torch.testing.assert_close(actual, expected)
 
 
-def test_global_attention_equals_timm():
-    attn = Attention(16, num_heads=2, qkv_bias=True, qk_norm=True, norm_layer=torch.nn.LayerNorm)
+@pytest.mark.parametrize("gated", [False, True])
+def test_global_attention_equals_timm(gated):
+    attn = Attention(
+        16, num_heads=2, qkv_bias=True, qk_norm=True, norm_layer=torch.nn.LayerNorm, gated=gated
+    )
     tokens = torch.randn(2, 12, 16)
     torch.testing.assert_close(SelfAttention(attn)(tokens, (3, 4), 0), attn(tokens))
 
@@ -78,3 +82,27 @@ def test_windows_refuse_prefix_tokens():
     attention = SelfAttention(Attention(8, num_heads=2), Window(4, pad_projected=True))
     with pytest.raises(ValueError, match="no place for prefix tokens, got 1"):
         attention(torch.randn(1, 17, 8), (4, 4), 1)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_decomposed_bias_equals_timm_on_any_grid(window):
+    torch.manual_seed(0)
+    block = SamBlock(16, 2, use_rel_pos=True, window_size=window or 0, input_size=(4, 4)).eval()
+    for table in (block.attn.rel_pos_h, block.attn.rel_pos_w):
+        torch.nn.init.normal_(table)
+    tokens = torch.randn(2, 5 * 7, 16, requires_grad=True)
+    maps = tokens.unflatten(1, (5, 7))
+    timms = block.attn
+    block.mlp = torch.nn.Identity()
+    expected = block(maps).flatten(1, 2)
+    ours = DecomposedBiasAttention(timms, window and Window(window, pad_projected=False))
+    inner = tokens + ours(block.norm1(tokens), (5, 7), 0)
+    actual = inner + block.norm2(inner)
+    torch.testing.assert_close(actual, expected)
+    sources = (tokens, timms.rel_pos_h, timms.rel_pos_w, timms.qkv.weight)
+    for ours_grad, timms_grad in zip(
+        torch.autograd.grad(actual.square().sum(), sources),
+        torch.autograd.grad(expected.square().sum(), sources),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours_grad, timms_grad, atol=1e-4, rtol=1e-4)

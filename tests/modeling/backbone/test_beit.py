@@ -106,3 +106,17 @@ def test_tables_of_their_own_are_needed():
     model = Beit(img_size=64, embed_dim=48, depth=2, num_heads=4, use_shared_rel_pos_bias=True)
     with pytest.raises(ValueError, match="a relative-position table of its own"):
         plain_vit(model)
+
+
+def test_stored_tables_are_resized_from_timms():
+    model = tiny_beit()
+    timm_tables = [block.attn.relative_position_bias_table for block in model.blocks]
+    options = dict(table_grid=(8, 10), window_sizes=(None, 3, None, 6), keep_prefix_tokens=False)
+    blocks = plain_vit(model, **options).blocks
+    sides = [(15, 19), (5, 5), (15, 19), (11, 11)]
+    for block, timm_table, side in zip(blocks, timm_tables, sides, strict=True):
+        maps = timm_table[:-3].T.reshape(1, 4, 11, 11)
+        expected = nn.functional.interpolate(maps, side, mode="bicubic")[0].flatten(1).T
+        torch.testing.assert_close(block.attn.relative_position_bias_table, expected)
+    kept = plain_vit(tiny_beit(), table_grid=(8, 10)).blocks[0].attn.relative_position_bias_table
+    assert len(kept) == 15 * 19 + 3

@@ -22,6 +22,7 @@ FAMILIES = {
         no_embed_class=True,
         init_values=0.1,
     ),
+    "RoPE-ViT": dict(use_rot_pos_emb=True, rope_type="mixed", use_abs_pos_emb=False),
 }
 
 
@@ -66,9 +67,31 @@ def test_every_parameter_gets_a_gradient(family, keep_prefix_tokens):
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
-def test_mixed_rotary_positions_are_refused():
-    with pytest.raises(ValueError, match="learned per block"):
-        plain_vit(tiny_eva("EVA-02", rope_type="mixed"))
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(rope_type="dinov3", rope_rotate_half=True, dynamic_img_size=True),
+        dict(rope_type="cat"),
+        dict(rope_type="mixed"),
+    ],
+)
+def test_training_augments_coordinates_once_for_all_blocks(options):
+    model = tiny_eva("EVA-02", rope_rescale_coords=2.0, **options).train()
+    image = torch.randn(2, 3, 64, 64)
+    torch.manual_seed(0)
+    expected = model.forward_intermediates(
+        image, norm=False, intermediates_only=True, output_fmt="NLC"
+    )[-1]
+    trunk = plain_vit(model).train()
+    outputs = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        outputs.append(trunk.run(*trunk.embed(image), 0, 1)[:, 1:])
+    torch.testing.assert_close(outputs[0], expected)
+    assert not torch.allclose(*outputs)
+    with torch.no_grad():
+        clean = trunk.eval().run(*trunk.embed(image), 0, 1)
+        torch.testing.assert_close(trunk.run(*trunk.embed(image), 0, 1), clean)
 
 
 def test_a_model_made_for_one_size_follows_the_grid():

@@ -1,7 +1,12 @@
 import pytest
 import timm
 import torch
-from timm.models.vision_transformer import ResPostBlock, VisionTransformer
+from timm.models.vision_transformer import (
+    Block,
+    ParallelThingsBlock,
+    ResPostBlock,
+    VisionTransformer,
+)
 from torch import nn
 
 from vitadapter_d2.modeling.backbone import plain_vit
@@ -79,23 +84,46 @@ def test_unknown_models_are_named():
         plain_vit(timm.create_model("resnet10t"))
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (dict(block_fn=ResPostBlock), "got ResPostBlock"),
-        (dict(attn_layer="diff"), "got Block with DiffAttention"),
-        (dict(embed_norm_layer=nn.LayerNorm), "PatchEmbed without a norm"),
-    ],
-)
-def test_variants_with_other_numbers_are_refused(model, message):
-    with pytest.raises(ValueError, match=message):
-        plain_vit(tiny(**model))
+def test_blocks_and_attentions_of_other_types_are_refused():
+    model = tiny()
+    model.blocks[1].attn = nn.MultiheadAttention(48, 4)
+    with pytest.raises(ValueError, match="attentions of type MultiheadAttention are not supported"):
+        plain_vit(model)
+    model = tiny()
+    model.blocks[1] = nn.TransformerEncoderLayer(48, 4)
+    with pytest.raises(ValueError, match="blocks of type TransformerEncoderLayer are not"):
+        plain_vit(model)
 
 
-def test_stems_and_distillation_tokens_are_refused():
-    with pytest.raises(ValueError, match="hybrid and convolutional stems"):
+def test_subclasses_may_compute_something_else():
+    class DoubledBlock(Block):
+        def forward(self, x, **options):
+            return 2.0 * super().forward(x, **options)
+
+    with pytest.raises(ValueError, match="blocks of type DoubledBlock are not supported"):
+        plain_vit(tiny(block_fn=DoubledBlock))
+
+
+def test_stems_are_refused():
+    with pytest.raises(ValueError, match="hybrid and convolutional stems.*got HybridEmbed"):
         plain_vit(timm.create_model("vit_tiny_r_s16_p8_224"))
-    distilled = timm.create_model("deit_tiny_distilled_patch16_224")
-    with pytest.raises(ValueError, match="distillation token cannot be kept"):
-        plain_vit(distilled, keep_prefix_tokens=True)
-    assert plain_vit(distilled).num_prefix_tokens == 0
+
+
+def test_models_that_look_plain_are_refused_with_their_reason():
+    with torch.device("meta"), pytest.raises(TypeError, match="no trunk for a Cait: its heads"):
+        plain_vit(timm.create_model("cait_xxs24_224"))
+
+
+def test_windows_in_parallel_and_post_norm_blocks():
+    image = torch.randn(2, 3, 64, 64)
+    for kind in (ParallelThingsBlock, ResPostBlock):
+        torch.manual_seed(0)
+        windowed = plain_vit(tiny(block_fn=kind), window_sizes=(4,)).eval()
+        torch.manual_seed(0)
+        whole = plain_vit(tiny(block_fn=kind)).eval()
+        # One window that covers the grid is global attention; smaller ones are not.
+        expected = whole.run(*whole.embed(image), 0, 2)
+        torch.testing.assert_close(windowed.run(*windowed.embed(image), 0, 2), expected)
+        torch.manual_seed(0)
+        smaller = plain_vit(tiny(block_fn=kind), window_sizes=(2,)).eval()
+        assert not torch.allclose(smaller.run(*smaller.embed(image), 0, 2), expected)

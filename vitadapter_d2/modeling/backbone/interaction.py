@@ -2,43 +2,40 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
 from vitadapter_d2.layers import recompute
-from vitadapter_d2.layers.levels import flatten_levels, level_centers, split_levels
-from vitadapter_d2.layers.ms_deform_attn import MSDeformAttn
+from vitadapter_d2.layers.levels import flatten_levels, split_levels
 from vitadapter_d2.layers.resample import Grid
+from vitadapter_d2.modeling.backbone.cross_attention import AttentionBuilder, Deformable, Levels
 from vitadapter_d2.modeling.backbone.plain_vit import PlainViT
-
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes and cell centres that all interactions of one forward share.
+    """What all interactions of one forward share.
 
     Attributes:
-        grid: ``(H, W)`` of the ViT's patch tokens.
-        levels: ``(H, W)`` of the pyramid's strides 8, 16 and 32.
-        grid_centers: ``(1, N, 1, 2)``, see ``level_centers``.
-        level_centers: ``(1, S, 1, 2)``.
+        tokens: the ViT's patch tokens, N of them.
+        pyramid: strides 8, 16 and 32, S cells.
     """
 
-    grid: Grid
-    levels: tuple[Grid, ...]
-    grid_centers: Tensor
-    level_centers: Tensor
+    tokens: Levels
+    pyramid: Levels
 
     @classmethod
     def of(cls, grid: Grid, levels: Sequence[Grid], device: torch.device) -> "Geometry":
-        """Computes the centres."""
-        return cls(
-            grid, tuple(levels), level_centers([grid], device), level_centers(levels, device)
-        )
+        """Computes the cell centres."""
+        return cls(Levels.of([grid], device), Levels.of(levels, device))
+
+    @property
+    def grid(self) -> Grid:
+        """``(H, W)`` of the ViT's patch tokens."""
+        return self.tokens.shapes[0]
 
 
 class Injector(nn.Module):
@@ -48,26 +45,42 @@ class Injector(nn.Module):
 
     Args:
         embed_dim: width C.
-        attn: deformable attention over three levels.
+        attn: attention of the tokens over three levels, see ``cross_attention.py``.
         init_value: start of ``gamma``; 0 leaves the pre-trained ViT's features untouched.
+        norm_eps: of the layer norms.
     """
 
-    def __init__(self, embed_dim: int, attn: nn.Module, init_value: float = 0.0) -> None:
+    def __init__(
+        self, embed_dim: int, attn: nn.Module, init_value: float = 0.0, norm_eps: float = 1e-6
+    ) -> None:
         super().__init__()
-        self.query_norm = LayerNorm(embed_dim)
-        self.feat_norm = LayerNorm(embed_dim)
+        self.query_norm = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.feat_norm = nn.LayerNorm(embed_dim, eps=norm_eps)
         self.attn = attn
         self.gamma = nn.Parameter(torch.full((embed_dim,), init_value))
 
     def forward(self, tokens: Tensor, pyramid: Tensor, geometry: Geometry) -> Tensor:
         """``tokens (B, N, C)`` look at ``pyramid (B, S, C)``; returns ``(B, N, C)``."""
         detail = self.attn(
-            self.query_norm(tokens),
-            geometry.grid_centers,
-            self.feat_norm(pyramid),
-            geometry.levels,
+            self.query_norm(tokens), geometry.tokens, self.feat_norm(pyramid), geometry.pyramid
         )
         return tokens + self.gamma * detail
+
+
+class AddInjector(nn.Module):
+    """Adds the pyramid's levels, resized to the ViT's grid, to its tokens.
+
+    Reference: ViT-Adapter, Variant 1 of the component ablation, arXiv 2205.08534. It has no
+    parameters; the tokens of a pre-trained ViT change from the first step on.
+    """
+
+    def forward(self, tokens: Tensor, pyramid: Tensor, geometry: Geometry) -> Tensor:
+        """``tokens (B, N, C)`` plus ``pyramid (B, S, C)``, resized; returns ``(B, N, C)``."""
+        resized = [
+            F.interpolate(level, size=geometry.grid, mode="bilinear", align_corners=False)
+            for level in split_levels(pyramid, geometry.pyramid.shapes)
+        ]
+        return tokens + flatten_levels([torch.stack(resized).sum(dim=0)])
 
 
 class ConvFFN(nn.Module):
@@ -101,9 +114,10 @@ class Extractor(nn.Module):
 
     Args:
         embed_dim: width C.
-        attn: deformable attention over one level.
+        attn: attention of the pyramid over one level, see ``cross_attention.py``.
         ffn: feed-forward, called with ``(pyramid, levels)``; None for the light variant.
         drop_path_rate: stochastic depth of the feed-forward branch alone.
+        norm_eps: of the layer norms.
     """
 
     def __init__(
@@ -112,27 +126,25 @@ class Extractor(nn.Module):
         attn: nn.Module,
         ffn: nn.Module | None = None,
         drop_path_rate: float = 0.0,
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        self.query_norm = LayerNorm(embed_dim)
-        self.feat_norm = LayerNorm(embed_dim)
+        self.query_norm = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.feat_norm = nn.LayerNorm(embed_dim, eps=norm_eps)
         self.attn = attn
         self.ffn = ffn
         if ffn is not None:
-            self.ffn_norm = LayerNorm(embed_dim)
+            self.ffn_norm = nn.LayerNorm(embed_dim, eps=norm_eps)
             self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
 
     def forward(self, pyramid: Tensor, tokens: Tensor, geometry: Geometry) -> Tensor:
         """``pyramid (B, S, C)`` looks at ``tokens (B, N, C)``; returns ``(B, S, C)``."""
         pyramid = pyramid + self.attn(
-            self.query_norm(pyramid),
-            geometry.level_centers,
-            self.feat_norm(tokens),
-            (geometry.grid,),
+            self.query_norm(pyramid), geometry.pyramid, self.feat_norm(tokens), geometry.tokens
         )
         if self.ffn is None:
             return pyramid
-        hidden = self.ffn(self.ffn_norm(pyramid), geometry.levels)
+        hidden = self.ffn(self.ffn_norm(pyramid), geometry.pyramid.shapes)
         return pyramid + self.drop_path(hidden)
 
 
@@ -143,25 +155,25 @@ class InteractionBlock(nn.Module):
 
     Args:
         span: first and last ViT block, both included.
-        injector: see :class:`Injector`.
-        extractor: see :class:`Extractor`.
-        extra_extractors: more of them, after the first (the last interaction has two).
+        injector: :class:`Injector`, :class:`AddInjector` or the like; None leaves the ViT alone.
+        extractors: :class:`Extractor` or the like, one after the other (the paper's last
+            interaction has three); none leaves the pyramid alone.
         recompute_attention: checkpoint the activations of injector and extractors.
     """
 
     def __init__(
         self,
         span: tuple[int, int],
-        injector: nn.Module,
-        extractor: nn.Module,
-        extra_extractors: Sequence[nn.Module] = (),
+        injector: nn.Module | None = None,
+        extractors: Sequence[nn.Module] = (),
         recompute_attention: bool = False,
     ) -> None:
         super().__init__()
-        self.span = span
+        self.span = (span[0], span[1])
         self.injector = injector
-        self.extractor = extractor
-        self.extra_extractors = nn.ModuleList(extra_extractors)
+        # Two names, as in the released weights.
+        self.extractor = extractors[0] if extractors else None
+        self.extra_extractors = nn.ModuleList(extractors[1:])
         self.recompute_attention = recompute_attention
 
     def forward(
@@ -178,13 +190,15 @@ class InteractionBlock(nn.Module):
         Returns:
             tokens and pyramid after it, shapes as given.
         """
-        prefix, patches = tokens.tensor_split([vit.num_prefix_tokens], dim=1)
-        patches = self._exchange(self.injector, patches, pyramid, geometry)
-        tokens = torch.cat((prefix, patches), dim=1) if vit.num_prefix_tokens else patches
+        if self.injector is not None:
+            prefix, patches = tokens.tensor_split([vit.num_prefix_tokens], dim=1)
+            patches = self._exchange(self.injector, patches, pyramid, geometry)
+            tokens = torch.cat((prefix, patches), dim=1) if vit.num_prefix_tokens else patches
         tokens = vit.run(tokens, geometry.grid, *self.span)
         patches = tokens[:, vit.num_prefix_tokens :]
         for extractor in (self.extractor, *self.extra_extractors):
-            pyramid = self._exchange(extractor, pyramid, patches, geometry)
+            if extractor is not None:
+                pyramid = self._exchange(extractor, pyramid, patches, geometry)
         return tokens, pyramid
 
     def _exchange(self, module: nn.Module, *args: Tensor | Geometry) -> Tensor:
@@ -198,40 +212,47 @@ def interaction_blocks(
     num_heads: int,
     num_points: int = 4,
     deform_ratio: float = 1.0,
+    attention: AttentionBuilder | None = None,
     ffn_ratio: float | None = 0.25,
     injector_init: float = 0.0,
     drop_path_rate: float = 0.0,
     num_extra_extractors: int = 2,
+    norm_eps: float = 1e-6,
     recompute_attention: bool = False,
 ) -> list[InteractionBlock]:
     """The interactions of the paper's models.
 
+    The light variant has one span over all blocks, ``ffn_ratio=None`` and
+    ``num_extra_extractors=0`` (and its ``ViTAdapter`` has ``added_stages=None``). What has no
+    injector or no extractor (the component ablation) is a list of :class:`InteractionBlock`
+    instead.
+
     Args:
         embed_dim: width C of trunk and adapter.
         spans: first and last ViT block of each interaction, both included.
-        num_heads: heads of the deformable attention.
-        num_points: points per head and level.
-        deform_ratio: width of the attention's values over C.
+        num_heads: heads of the attention.
+        num_points: points per head and level of the deformable attention.
+        deform_ratio: width of its values over C.
+        attention: builds another one, see ``cross_attention.py``; the two above have no effect.
         ffn_ratio: inner width of the ConvFFN over C; None leaves it out.
         injector_init: start of the injectors' ``gamma`` (ViT 0, BEiT 1e-6).
         drop_path_rate: stochastic depth of the ConvFFNs, the same in all (the trunk's largest).
         num_extra_extractors: extractors added to the last interaction.
+        norm_eps: of the layer norms (Uni-Perceiver 1e-5).
         recompute_attention: checkpoint the activations of injectors and extractors.
     """
-
-    def attention(num_levels: int) -> MSDeformAttn:
-        return MSDeformAttn(embed_dim, num_levels, num_heads, num_points, deform_ratio)
+    build = attention or Deformable(num_points, deform_ratio)
 
     def extractor() -> Extractor:
         ffn = ConvFFN(embed_dim, int(embed_dim * ffn_ratio)) if ffn_ratio else None
-        return Extractor(embed_dim, attention(1), ffn, drop_path_rate)
+        attn = build(embed_dim, num_heads, 1)
+        return Extractor(embed_dim, attn, ffn, drop_path_rate, norm_eps)
 
     return [
         InteractionBlock(
             (first, last),
-            Injector(embed_dim, attention(3), injector_init),
-            extractor(),
-            [extractor() for _ in range(num_extra_extractors if index == len(spans) - 1 else 0)],
+            Injector(embed_dim, build(embed_dim, num_heads, 3), injector_init, norm_eps),
+            [extractor() for _ in range(1 + num_extra_extractors * (index == len(spans) - 1))],
             recompute_attention,
         )
         for index, (first, last) in enumerate(spans)

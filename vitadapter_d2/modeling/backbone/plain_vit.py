@@ -10,6 +10,18 @@ from torch import Tensor, nn
 from vitadapter_d2.layers import recompute
 from vitadapter_d2.layers.resample import Grid, resize_patch_kernel
 
+# Models of one token grid that are still no trunk, by the name of their timm class.
+UNSUITABLE = {
+    "Cait": "its heads are mixed inside the softmax, which takes all N x N attention weights",
+    "ConVit": "its gates blend two attention maps, which takes all N x N attention weights",
+    "DeepseekVitClassifier": "use its encoder, the model whose name ends in _enc",
+    "Gemma4VitClassifier": "its clipped linear layers and pooled positions are not driven here",
+    "Gemma4VitEncoder": "its clipped linear layers and pooled positions are not driven here",
+    "Qwen3VitClassifier": "use its encoder, the model whose name ends in _enc",
+    "TNT": "every patch has an inner Transformer, so its tokens are not one grid",
+    "Xcit": "it attends across channels and convolves between, so it has no token attention",
+}
+
 
 class PlainViT(nn.Module, ABC):
     """A trunk that can be run a few blocks at a time; built by :func:`plain_vit`.
@@ -82,8 +94,11 @@ class PlainViT(nn.Module, ABC):
 @singledispatch
 def build_trunk(model: nn.Module, **options: Any) -> PlainViT:
     """What :func:`plain_vit` calls: families register here, by the class of their timm model."""
+    name = type(model).__name__
+    if name in UNSUITABLE:
+        raise TypeError(f"no trunk for a {name}: {UNSUITABLE[name]}")
     known = sorted(kind.__name__ for kind in build_trunk.registry if kind is not object)
-    raise TypeError(f"no trunk for a {type(model).__name__}; supported timm classes: {known}")
+    raise TypeError(f"no trunk for a {name}; supported timm classes: {known}")
 
 
 def plain_vit(model: nn.Module, **options: Any) -> PlainViT:

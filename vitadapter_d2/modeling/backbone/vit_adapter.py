@@ -26,7 +26,8 @@ class ViTAdapter(Backbone):
     Args:
         vit: the trunk, with patches of 16 pixels.
         spatial_prior: the convolutional branch.
-        interactions: its blocks cover the trunk from the first block to the last one.
+        interactions: their spans cover the trunk from the first block to the last one. A single
+            ``InteractionBlock`` without injector and extractors leaves trunk and prior alone.
         added_stages: for each output the interaction whose ViT tokens are added to it: the
             official detection models add the last to all, ``(-1, -1, -1, -1)``, the segmentation
             models one each, ``(0, 1, 2, 3)``. None adds nothing.
@@ -49,7 +50,7 @@ class ViTAdapter(Backbone):
                 f"spatial_prior has width {spatial_prior.embed_dim}, the trunk {vit.embed_dim}"
             )
         _check_stages(added_stages, len(interactions))
-        _check_spans([interaction.span for interaction in interactions], vit.depth)
+        check_spans([interaction.span for interaction in interactions], vit.depth)
         self.vit = vit
         self.spatial_prior = spatial_prior
         self.interactions = nn.ModuleList(interactions)
@@ -62,7 +63,7 @@ class ViTAdapter(Backbone):
         self._out_feature_channels = dict.fromkeys(STRIDES, vit.embed_dim)
 
         for part in (self.spatial_prior, self.interactions, self.up):
-            part.apply(_init_weights)
+            part.apply(init_weights)
         nn.init.normal_(self.level_embed)
 
     @property
@@ -98,12 +99,7 @@ class ViTAdapter(Backbone):
         tokens, grid = self.vit.embed(image)
         geometry = Geometry.of(grid, sizes, image.device)
 
-        pyramid = flatten_levels(
-            [
-                level + embed[:, None, None]
-                for level, embed in zip(prior, self.level_embed, strict=True)
-            ]
-        )
+        pyramid = embed_levels(prior, self.level_embed)
         stages = []
         for interaction in self.interactions:
             tokens, pyramid = interaction(tokens, pyramid, self.vit, geometry)
@@ -135,6 +131,13 @@ class ViTAdapter(Backbone):
         return added
 
 
+def embed_levels(prior: Sequence[Tensor], level_embed: Tensor) -> Tensor:
+    """Three maps ``(B, C, H_l, W_l)`` plus their ``level_embed (3, C)``, as ``(B, S, C)``."""
+    return flatten_levels(
+        [level + embed[:, None, None] for level, embed in zip(prior, level_embed, strict=True)]
+    )
+
+
 def _check_stages(added_stages: Sequence[int] | None, count: int) -> None:
     if added_stages is None:
         return
@@ -145,7 +148,8 @@ def _check_stages(added_stages: Sequence[int] | None, count: int) -> None:
         )
 
 
-def _check_spans(spans: list[tuple[int, int]], depth: int) -> None:
+def check_spans(spans: list[tuple[int, int]], depth: int) -> None:
+    """Raises ValueError where spans leave out blocks of the trunk, or run them twice."""
     blocks = [block for first, last in spans for block in range(first, last + 1)]
     if blocks != list(range(depth)):
         raise ValueError(
@@ -153,7 +157,7 @@ def _check_spans(spans: list[tuple[int, int]], depth: int) -> None:
         )
 
 
-def _init_weights(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
     """The official initialisation; ``apply`` reaches a module after its children."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from timm.models.beit import Beit
-from torch import Tensor, nn
 
 from vitadapter_d2.layers.resample import Grid
 from vitadapter_d2.modeling.backbone.attention import RelativeBiasAttention, Window
@@ -23,6 +22,8 @@ class TimmBeit(TimmTrunk):
         model: the timm model, with a relative-position table in every block.
         window_sizes: attention window of each block, None for global attention; repeated over
             the depth. A windowed block's table is stored for its window.
+        table_grid: ``(H, W)`` that the tables of the global blocks are stored for; None takes the
+            model's. The released segmentation models have the grid of their crops.
         keep_prefix_tokens: run the blocks with the class token; not with windows.
         patch_size: stride of the tokens.
         recompute_blocks: checkpoint the activations of every block.
@@ -33,12 +34,13 @@ class TimmBeit(TimmTrunk):
         model: Beit,
         *,
         window_sizes: Sequence[int | None] = (None,),
+        table_grid: Grid | None = None,
         keep_prefix_tokens: bool = True,
         patch_size: int = 16,
         recompute_blocks: bool = False,
     ) -> None:
         blocks: list[Any] = list(model.blocks)
-        grid: Grid = tuple(model.patch_embed.grid_size)
+        grid: Grid = tuple(table_grid or model.patch_embed.grid_size)
         for block, size in zip(blocks, repeat_windows(window_sizes, len(blocks)), strict=True):
             if block.attn.relative_position_bias_table is None:
                 raise ValueError("every block must have a relative-position table of its own")
@@ -57,15 +59,5 @@ class TimmBeit(TimmTrunk):
             recompute_blocks=recompute_blocks,
         )
 
-    def run_block(self, block: Any, tokens: Tensor, grid: Grid) -> Tensor:
-        """See :meth:`PlainViT.run_block`."""
-        attended = block.attn(block.norm1(tokens), grid, self.num_prefix_tokens)
-        tokens = tokens + block.drop_path1(_scale(attended, block.gamma_1))
-        return tokens + block.drop_path2(_scale(block.mlp(block.norm2(tokens)), block.gamma_2))
-
 
 build_trunk.register(Beit, TimmBeit)
-
-
-def _scale(branch: Tensor, gamma: nn.Parameter | None) -> Tensor:
-    return branch if gamma is None else gamma * branch

@@ -1,23 +1,31 @@
-"""The EVA family: EVA, EVA-02, DINOv3 and other rotary ViTs (timm's ``Eva``)."""
+"""Timm's ViTs with rotary positions.
+
+``Eva`` (EVA, EVA-02, DINOv3, Perception Encoder, Sapiens2, RoPE-ViT) and the vision encoders of
+two language models.
+"""
 
 from typing import Any
 
+from timm.layers.pos_embed_sincos import get_mixed_freqs, get_mixed_grid
+from timm.models.deepseek_vit import DeepseekVitEncoder
 from timm.models.eva import Eva
+from timm.models.qwen3_vit import Qwen3VitEncoder, resample_pos_embed_grid
 from torch import Tensor
 
 from vitadapter_d2.layers.resample import Grid
 from vitadapter_d2.modeling.backbone.plain_vit import build_trunk
+from vitadapter_d2.modeling.backbone.trunks.blocks import keep_fused
 from vitadapter_d2.modeling.backbone.trunks.timm_trunk import TimmTrunk
 
 
 class TimmEva(TimmTrunk):
-    """Drives the blocks of a timm ``Eva``; rotary positions follow the image's grid.
+    """Drives blocks that take rotary positions, which follow the image's grid.
 
-    Reference: EVA-02, arXiv 2303.11331; DINOv3, arXiv 2508.10104. Not among the released
-    ViT-Adapter models, so attention is timm's own, global.
+    Reference: EVA-02, arXiv 2303.11331; DINOv3, arXiv 2508.10104; RoPE-ViT, arXiv 2403.13298.
+    Not among the released ViT-Adapter models, so attention is timm's own, global.
 
     Args:
-        model: the timm model; without positions that are mixed per block.
+        model: the timm model.
         keep_prefix_tokens: run the blocks with class and register tokens, as pre-trained.
         patch_size: stride of the tokens.
         antialias_positions: resize absolute positions as timm does.
@@ -26,15 +34,13 @@ class TimmEva(TimmTrunk):
 
     def __init__(
         self,
-        model: Eva,
+        model: Eva | DeepseekVitEncoder | Qwen3VitEncoder,
         *,
         keep_prefix_tokens: bool = True,
         patch_size: int = 16,
         antialias_positions: bool = False,
         recompute_blocks: bool = False,
     ) -> None:
-        if getattr(model, "rope_mixed", False):
-            raise ValueError("rotary positions that are learned per block are not supported")
         blocks: list[Any] = list(model.blocks)
         super().__init__(
             model,
@@ -45,17 +51,64 @@ class TimmEva(TimmTrunk):
             recompute_blocks=recompute_blocks,
         )
         self.rope: Any = model.rope
-        for block in blocks:
+        # Frequencies of their own for every block.
+        self.rope_is_mixed = getattr(model, "rope_mixed", False)
+        self._augmented_rope: Tensor | None = None
+        for index, block in enumerate(blocks):
+            keep_fused(block.attn)
             block.attn.num_prefix_tokens = self.num_prefix_tokens
+            block.depth_index = index
+
+    def embed(self, image: Tensor) -> tuple[Tensor, Grid]:
+        """See :meth:`PlainViT.embed`."""
+        tokens, grid = super().embed(image)
+        # Some models augment the coordinates in training: all blocks must see the same draw.
+        augments = self.training and getattr(self.rope, "aug_active", False)
+        self._augmented_rope = self._rotary_table(grid) if augments else None
+        return tokens, grid
 
     def run_block(self, block: Any, tokens: Tensor, grid: Grid) -> Tensor:
         """See :meth:`PlainViT.run_block`."""
         if self.rope is None:
             return block(tokens)
+        return block(tokens, rope=self._rotary(block.depth_index, grid))
+
+    def _rotary(self, depth_index: int, grid: Grid) -> Tensor:
+        if self._augmented_rope is not None:
+            return self._augmented_rope[depth_index] if self.rope_is_mixed else self._augmented_rope
+        if not self.rope_is_mixed:
+            return self._rotary_table(grid)
+        # One block at a time: timm's table of all blocks takes depth times the memory.
+        frequencies = self.rope.freqs[:, depth_index]
+        places = get_mixed_grid(list(grid), self.rope.grid_indexing, device=frequencies.device)
+        return get_mixed_freqs(frequencies, *places)
+
+    def _rotary_table(self, grid: Grid) -> Tensor:
         # A model made for one size keeps its table; others compute one for the shape.
         if hasattr(self.rope, "update_feat_shape"):
             self.rope.update_feat_shape(list(grid))
-        return block(tokens, rope=self.rope.get_embed(shape=list(grid)))
+        return self.rope.get_embed(shape=list(grid))
+
+
+class TimmQwen3ViT(TimmEva):
+    """Drives a timm ``Qwen3VitEncoder``, which has a rule of its own for resizing positions.
+
+    Reference: Qwen3-VL, arXiv 2511.21631.
+
+    Args:
+        model: the timm model.
+        **options: as :class:`TimmEva`; ``antialias_positions`` has no effect.
+    """
+
+    def __init__(self, model: Qwen3VitEncoder, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.pos_grid = (model.pos_embed_grid_size, model.pos_embed_grid_size)
+
+    def resize_positions(self, table: Tensor, grid: Grid) -> Tensor:
+        """See :meth:`TimmTrunk.resize_positions`; bilinear with aligned corners."""
+        return resample_pos_embed_grid(table, self.pos_grid[0], grid)
 
 
 build_trunk.register(Eva, TimmEva)
+build_trunk.register(DeepseekVitEncoder, TimmEva)
+build_trunk.register(Qwen3VitEncoder, TimmQwen3ViT)
