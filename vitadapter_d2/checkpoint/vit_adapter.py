@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from vitadapter_d2.checkpoint.rename import Rules, rename_keys, with_prefix, without
+from vitadapter_d2.checkpoint.uniperceiver import UNIPERCEIVER_RULES
 
 # Of the adapter's parts, anywhere in a key: they also hold for an injector or extractor alone.
 MODULE_RULES: Rules = [(r"\bffn\.dwconv\.dwconv\.", "ffn.dwconv.")]
@@ -28,15 +29,32 @@ _OUTPUTS: Rules = [
     (r"^norm4\.", "norms.res5."),
 ]
 
+# The classes without adapter: ``ViTBaseline`` and ``BEiTBaseline``.
+_BASELINES: Rules = [
+    (r"^fpn1\.", "up1."),
+    (r"^fpn2\.0\.", "up2."),
+    (r"^blocks\.(\d+)\.residual\.", r"propagation.\1."),
+]
+
 _VIT_TRUNK: Rules = [
     (r"^(blocks\.\d+)\.gamma([12])$", r"\1.ls\2.gamma"),
     (r"^(blocks|patch_embed|pos_embed|cls_token)", r"vit.\1"),
 ]
 
-# Index buffers of BEiT: up to 1.9 GB in a file, and computed here.
-_COMPUTED = [r"\.relative_position_index$"]
+# What a model here has no use for, and why; names with or without their prefix.
+DROPPED = {
+    r"\.relative_position_index$": "index buffers of BEiT (up to 1.9 GB), computed here",
+    r"^(?:backbone\.)?rel_pos_bias\.": "a table for all blocks, which the official adapter ignores",
+}
 
-BACKBONE_RULES: Rules = [*MODULE_RULES, *SPATIAL_PRIOR_RULES, *_OUTPUTS, *_VIT_TRUNK]
+BACKBONE_RULES: Rules = [
+    *MODULE_RULES,
+    *SPATIAL_PRIOR_RULES,
+    *_OUTPUTS,
+    *_BASELINES,
+    *_VIT_TRUNK,
+    *UNIPERCEIVER_RULES,
+]
 
 
 def convert_module(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -51,12 +69,15 @@ def convert_spatial_prior(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def convert_backbone(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An official ``ViTAdapter`` or ``BEiTAdapter`` (segmentation or detection code base).
+    """An official backbone: ``ViT``, ``BEiT`` or ``UniPerceiver``, ``Adapter`` or ``Baseline``.
+
+    The names are the same in the segmentation and the detection code base.
 
     Args:
         state_dict: names without the ``backbone.`` prefix.
 
     Returns:
-        The entries of :class:`vitadapter_d2.modeling.backbone.ViTAdapter`.
+        The entries of :class:`vitadapter_d2.modeling.backbone.ViTAdapter`, of
+        :class:`vitadapter_d2.modeling.backbone.simple_fpn.PlainViTPyramid` for a baseline.
     """
-    return rename_keys(without(state_dict, _COMPUTED), BACKBONE_RULES)
+    return rename_keys(without(state_dict, DROPPED), BACKBONE_RULES)
