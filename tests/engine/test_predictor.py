@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 
 from vitadapter_d2 import Predictor
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
+from vitadapter_d2.inference.resize_rules import KeepRatio
+from vitadapter_d2.inference.semantic import SemanticTester
+from vitadapter_d2.inference.sliding_window import SlidingWindow
+from vitadapter_d2.modeling.mask2former import Mask2Former
 
 
 @pytest.fixture
@@ -31,6 +36,29 @@ def test_channels_are_turned_to_what_the_model_expects(tiny_config, weights):
     with torch.no_grad():
         (expected,) = predictor.model([{"image": rgb, "height": 64, "width": 64}])
     torch.testing.assert_close(predictor(image)["sem_seg"], expected["sem_seg"])
+
+
+def test_the_config_chooses_how_to_test(tiny_config, weights):
+    tiny_config.test = L(SemanticTester)(
+        mode="slide",
+        window=L(SlidingWindow)(crop_size=(64, 64), stride=(42, 42)),
+        resize=L(KeepRatio)(scale=(256, 64), divisor=32),
+    )
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    predictor = Predictor(tiny_config, weights, device="cpu")
+    assert isinstance(predictor.model, Mask2Former)
+    slide = predictor(image)["sem_seg"]
+    assert slide.shape == (12, 50, 70)
+    tester = SemanticTester(
+        predictor.model,
+        "slide",
+        window=SlidingWindow(64, 42),
+        resize=KeepRatio((256, 64), 32),
+    )
+    rgb = torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)))
+    torch.testing.assert_close(slide, tester([{"image": rgb}])[0]["sem_seg"])
+    tiny_config.test.mode = "whole"
+    assert not torch.equal(Predictor(tiny_config, weights)(image)["sem_seg"], slide)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Evaluation of a model as the config says."""
 
+import copy
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from detectron2.config import instantiate
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from omegaconf import DictConfig
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,8 @@ def do_test(cfg: DictConfig, model: nn.Module) -> Results:
     """Runs ``cfg.dataloader.test`` through ``cfg.dataloader.evaluator``.
 
     Args:
-        cfg: a LazyConfig; the evaluator may be one or a list.
+        cfg: a LazyConfig; the evaluator may be one or a list; ``test``, if there is one, wraps the
+            model.
         model: Detectron2's input and output formats.
 
     Returns:
@@ -37,10 +40,37 @@ def do_test(cfg: DictConfig, model: nn.Module) -> Results:
     if isinstance(evaluators, DatasetEvaluator):
         evaluators = [evaluators]
     loader = instantiate(cfg.dataloader.test)
+    model = model_under_test(cfg, model)
     results = inference_on_dataset(model, loader, DatasetEvaluators(list(evaluators)))
     if results:
         logger.info("%s", summary_line(results))
     return results or OrderedDict()
+
+
+def model_under_test(cfg: DictConfig, model: nn.Module) -> nn.Module:
+    """The model as ``cfg.test`` wants it tested, for example through a sliding window.
+
+    Args:
+        cfg: a LazyConfig; its ``test`` is a call without ``model``, see
+            :class:`vitadapter_d2.inference.semantic.SemanticTester`.
+        model: may be a ``DistributedDataParallel``.
+
+    Returns:
+        A module around the same model; the model itself if the config has no ``test``.
+
+    Raises:
+        ValueError: ``test`` does not say what to call, as after an override of a config without.
+    """
+    if "test" not in cfg:
+        return model
+    if "_target_" not in cfg.test:
+        raise ValueError(
+            "test must be a call such as L(SemanticTester)(mode='slide', ...); this config has "
+            f"none, only {cfg.test}"
+        )
+    test = copy.deepcopy(cfg.test)  # the config stays one that can be saved
+    test.model = model.module if isinstance(model, DistributedDataParallel) else model
+    return instantiate(test)
 
 
 def summary_line(results: Results) -> str:

@@ -12,13 +12,15 @@ from omegaconf import DictConfig
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.evaluate import model_under_test
 
 
 class Predictor:
     """Called like Detectron2's ``DefaultPredictor``, built from a LazyConfig.
 
     Augmentations and channel order come from ``dataloader.test.mapper``, class names and colours
-    from the test data set's metadata.
+    from the test data set's metadata. ``model`` is the bare model; a call goes through ``tester``,
+    which is the model as ``test`` of the config wants it tested, or the same object without one.
 
     Args:
         config: a LazyConfig object, the path of a config file, or a name of the model zoo.
@@ -44,6 +46,7 @@ class Predictor:
         self.device = torch.device(device or self.cfg.train.device)
         self.model = instantiate(self.cfg.model).to(self.device).eval()
         Checkpointer(self.model).load(weights)
+        self.tester = model_under_test(self.cfg, self.model)
         mapper = self.cfg.dataloader.test.mapper
         self.aug = T.AugmentationList(list(instantiate(mapper.augmentations)))
         self.input_format: str = mapper.image_format
@@ -74,7 +77,7 @@ class Predictor:
         augmented = T.AugInput(image)
         self.aug(augmented)
         tensor = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
-        return self.model([{"image": tensor, "height": height, "width": width}])[0]
+        return self.tester([{"image": tensor, "height": height, "width": width}])[0]
 
 
 def _title(config: DictConfig | str | Path) -> str:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.data.catalog import Metadata
 from detectron2.modeling import FPN, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
@@ -137,6 +138,47 @@ def test_semantic_map_is_resized_before_or_after_the_sum():
     assert not torch.equal(after["sem_seg"], before["sem_seg"])
     torch.testing.assert_close(after["sem_seg"], before["sem_seg"], atol=0.1, rtol=0.1)
     assert make_model(panoptic_on=True).sem_seg_postprocess_before_inference
+
+
+@pytest.mark.parametrize("is_product_first", [False, True])
+@pytest.mark.parametrize("size", [(64, 96), (40, 70), (1, 1)])
+def test_semantic_scores_are_the_output_at_input_size(size, is_product_first):
+    model = make_model(
+        panoptic_on=False,
+        instance_on=False,
+        sem_seg_product_before_upsampling=is_product_first,
+        pixel_mean=(1.0, 2.0, 3.0),
+    ).eval()
+    items = [make_input(*size, 0), make_input(*size, 0)]
+    with torch.no_grad():
+        scores = model.semantic_scores(
+            torch.stack([model.normalize(item["image"]) for item in items])
+        )
+        outputs = model(items)
+    assert scores.shape == (2, K, *size)
+    torch.testing.assert_close(scores, torch.stack([output["sem_seg"] for output in outputs]))
+
+
+def test_product_may_go_before_the_upsampling_beside_other_outputs():
+    model = make_model(sem_seg_product_before_upsampling=True).eval()
+    item = make_input(40, 70, 0, height=60, width=90)
+    with torch.no_grad():
+        (output,) = model([item])
+        last = model.sem_seg_head(model.backbone(model.preprocess_image([item]).tensor))[-1]
+    scores = torch.einsum(
+        "qk,qhw->khw", last.pred_logits[0].softmax(-1)[:, :-1], last.pred_masks[0].sigmoid()
+    )
+    padded = F.interpolate(scores[None], (64, 96), mode="bilinear")[..., :40, :70]
+    expected = F.interpolate(padded, (60, 90), mode="bilinear")[0]
+    torch.testing.assert_close(output["sem_seg"], expected)
+    assert {"panoptic_seg", "instances"} < set(output)
+
+
+def test_contradicting_orders_are_an_error():
+    with pytest.raises(ValueError, match="contradict each other"):
+        make_model(
+            sem_seg_postprocess_before_inference=True, sem_seg_product_before_upsampling=True
+        )
 
 
 def test_the_last_prediction_is_used():

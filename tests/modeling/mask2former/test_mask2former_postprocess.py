@@ -7,6 +7,7 @@ from vitadapter_d2.modeling.mask2former.postprocess import (
     boxes_from_masks,
     instance_inference,
     panoptic_inference,
+    scores_at_input_size,
     semantic_inference,
 )
 
@@ -88,6 +89,29 @@ def test_semantic_scores_are_classes_times_masks(max_elements):
         "qk,qhw->khw", classes.softmax(-1)[:, :-1], full_resolution(masks).sigmoid()
     )
     torch.testing.assert_close(semantic_inference(classes, masks), expected)
+
+
+def test_order_of_product_and_upsampling():
+    classes, masks = make_case(confident=False)
+    weights = classes.softmax(-1)[:, :-1]
+    small = torch.einsum("qk,qhw->khw", weights, masks.mask_logits.sigmoid())
+    expected = {True: F.interpolate(small[None], (64, 64), mode="bilinear")[0]}
+    large = F.interpolate(masks.mask_logits[None], (64, 64), mode="bilinear")[0]
+    expected[False] = torch.einsum("qk,qhw->khw", weights, large.sigmoid())
+    for is_product_first in (True, False):
+        scores = scores_at_input_size(classes, masks.mask_logits, (64, 64), is_product_first)
+        torch.testing.assert_close(scores, expected[is_product_first])
+    assert (expected[True] - expected[False]).abs().max() > 0.01
+
+
+@pytest.mark.weights
+def test_official_product_at_a_quarter_of_the_size(reference_case):
+    case = reference_case("m2f_mmseg")
+    parts = dict(zip(case.out_names, case.outputs, strict=True))
+    for classes, masks, expected in zip(parts["cls"], parts["mask"], parts["semseg"], strict=True):
+        scores = scores_at_input_size(classes, masks, (96, 128), is_product_first=True)
+        upsampled = F.interpolate(expected[None], (96, 128), mode="bilinear")[0]
+        torch.testing.assert_close(scores, upsampled, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("max_elements", [1, 2 * 64 * 64, 2**25])

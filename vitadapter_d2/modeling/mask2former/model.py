@@ -18,6 +18,7 @@ from vitadapter_d2.modeling.mask2former.postprocess import (
     Size,
     instance_inference,
     panoptic_inference,
+    scores_at_input_size,
     semantic_inference,
 )
 from vitadapter_d2.modeling.mask2former.structures import MaskPrediction, MaskTargets
@@ -43,7 +44,11 @@ class Mask2Former(nn.Module):
         overlap_threshold: share of its mask that a panoptic segment must own.
         sem_seg_postprocess_before_inference: resize the masks of all queries to the output size
             before they are summed to class scores, instead of the scores after it. Slower and not
-            numerically equal; always so if panoptic or instance output is on.
+            numerically equal; always so if panoptic or instance output is on, unless the next
+            option is.
+        sem_seg_product_before_upsampling: form the semantic scores at the masks' resolution and
+            resize these, as ViT-Adapter does, rather than the masks, as Mask2Former does. Not
+            numerically equal.
         test_topk_per_image: instances of an image.
         pixel_mean: of each channel.
         pixel_std: of each channel.
@@ -65,6 +70,7 @@ class Mask2Former(nn.Module):
         object_mask_threshold: float = 0.8,
         overlap_threshold: float = 0.8,
         sem_seg_postprocess_before_inference: bool = False,
+        sem_seg_product_before_upsampling: bool = False,
         test_topk_per_image: int = 100,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
@@ -72,6 +78,11 @@ class Mask2Former(nn.Module):
         super().__init__()
         if not (semantic_on or panoptic_on or instance_on):
             raise ValueError("one of semantic_on, panoptic_on, instance_on must be True")
+        if sem_seg_postprocess_before_inference and sem_seg_product_before_upsampling:
+            raise ValueError(
+                "sem_seg_postprocess_before_inference and sem_seg_product_before_upsampling "
+                "contradict each other, only one may be True"
+            )
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
@@ -81,8 +92,9 @@ class Mask2Former(nn.Module):
         self.instance_on = instance_on
         self.object_mask_threshold = object_mask_threshold
         self.overlap_threshold = overlap_threshold
-        self.sem_seg_postprocess_before_inference = (
-            sem_seg_postprocess_before_inference or panoptic_on or instance_on
+        self.sem_seg_product_before_upsampling = sem_seg_product_before_upsampling
+        self.sem_seg_postprocess_before_inference = sem_seg_postprocess_before_inference or (
+            (panoptic_on or instance_on) and not sem_seg_product_before_upsampling
         )
         self.test_topk_per_image = test_topk_per_image
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
@@ -123,11 +135,30 @@ class Mask2Former(nn.Module):
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalises the images and pads them, with zeros, to a size that the backbone takes."""
-        images = [
-            (item["image"].to(self.device) - self.pixel_mean) / self.pixel_std
-            for item in batched_inputs
-        ]
+        images = [self.normalize(item["image"]) for item in batched_inputs]
         return image_list_from_tensors(images, self.backbone)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Raw ``(3, H, W)`` to zero mean and unit variance, float32 on the model's device."""
+        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
+
+    def semantic_scores(self, images: Tensor) -> Tensor:
+        """Semantic scores of images of one size, whatever outputs are switched on.
+
+        Args:
+            images: ``(B, 3, H, W)``, normalised, any H and W.
+
+        Returns:
+            ``(B, K, H, W)`` float32 in [0, Q]: sums of masks weighted by class probability.
+        """
+        batch = image_list_from_tensors(list(images), self.backbone)
+        prediction = self.sem_seg_head(self.backbone(batch.tensor))[-1]
+        padded = (batch.tensor.shape[-2], batch.tensor.shape[-1])
+        scores = [
+            scores_at_input_size(*logits, padded, self.sem_seg_product_before_upsampling)
+            for logits in zip(prediction.pred_logits, prediction.pred_masks, strict=True)
+        ]
+        return torch.stack(scores)[..., : images.shape[-2], : images.shape[-1]]
 
     def _targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> MaskTargets:
         labels, masks = [], []
@@ -180,9 +211,12 @@ class Mask2Former(nn.Module):
     def _semantic(self, class_logits: Tensor, masks: MaskUpsampler) -> Tensor:
         if self.sem_seg_postprocess_before_inference:
             return semantic_inference(class_logits, masks)
-        padded: Size = masks.padded_size
-        at_input_size = MaskUpsampler(masks.mask_logits, padded, padded, padded)
-        scores = semantic_inference(class_logits, at_input_size)
+        scores = scores_at_input_size(
+            class_logits,
+            masks.mask_logits,
+            masks.padded_size,
+            self.sem_seg_product_before_upsampling,
+        )
         return sem_seg_postprocess(scores, masks.image_size, *masks.output_size)
 
     def _thing_ids(self) -> frozenset[int]:

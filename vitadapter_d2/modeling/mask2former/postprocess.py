@@ -75,6 +75,28 @@ def semantic_inference(class_logits: Tensor, masks: MaskUpsampler) -> Tensor:
     return scores.unflatten(1, masks.output_size)
 
 
+def scores_at_input_size(
+    class_logits: Tensor, mask_logits: Tensor, input_size: Size, is_product_first: bool
+) -> Tensor:
+    """Semantic scores of a padded image.
+
+    Args:
+        class_logits: ``(Q, K + 1)``.
+        mask_logits: ``(Q, h, w)``.
+        input_size: ``(H, W)`` of the network's input.
+        is_product_first: upsample the products of classes and masks, as ViT-Adapter does, rather
+            than the mask logits, as facebookresearch/Mask2Former does. Not numerically equal.
+
+    Returns:
+        ``(K, H, W)`` float32 in [0, Q].
+    """
+    size: Size = (mask_logits.shape[-2], mask_logits.shape[-1]) if is_product_first else input_size
+    scores = semantic_inference(class_logits, MaskUpsampler(mask_logits, size, size, size))
+    if size == input_size:
+        return scores
+    return F.interpolate(scores[None], input_size, mode="bilinear")[0]
+
+
 def panoptic_inference(
     class_logits: Tensor,
     masks: MaskUpsampler,
