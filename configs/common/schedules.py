@@ -2,7 +2,11 @@
 
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
-from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler
+from fvcore.common.param_scheduler import (
+    CosineParamScheduler,
+    MultiStepParamScheduler,
+    PolynomialDecayParamScheduler,
+)
 
 
 def _warmup(scheduler, warmup_iters, max_iter, warmup_factor):
@@ -26,3 +30,8 @@ def steps(epochs, milestones, max_iter, warmup_iters=500):
         num_updates=epochs,
     )
     return _warmup(scheduler, warmup_iters, max_iter, 0.001)
+
+
+def poly(max_iter, power=1.0, warmup_iters=1500):
+    scheduler = L(PolynomialDecayParamScheduler)(base_value=1.0, power=power)
+    return _warmup(scheduler, warmup_iters, max_iter, 1e-6)

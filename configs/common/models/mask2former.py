@@ -62,3 +62,24 @@ def mask2former(backbone, num_classes, dataset_name, num_queries=100):
         pixel_mean=IMAGENET_MEAN,
         pixel_std=IMAGENET_STD,
     )
+
+
+def semantic_mask2former(backbone, num_classes, width=256, num_heads=8, ffn=1024, num_queries=100):
+    """As ViT-Adapter's semantic models have it; the large ones are 1024 wide, with 32 heads.
+
+    ``ffn`` is the inner width of the pixel decoder's feed-forward.
+    """
+    model = mask2former(backbone, num_classes, None, num_queries)
+    pixel_decoder, predictor = model.sem_seg_head.pixel_decoder, model.sem_seg_head.predictor
+    pixel_decoder.embed_dim = pixel_decoder.mask_dim = width
+    pixel_decoder.num_heads = num_heads
+    pixel_decoder.feedforward_dim = ffn
+    predictor.feedforward_dim = max(2048, 4 * width)
+    model.metadata = None
+    model.panoptic_on = model.instance_on = False
+    model.sem_seg_product_before_upsampling = True
+    return model
+
+
+def large_semantic_mask2former(backbone, num_classes, num_queries=100):
+    return semantic_mask2former(backbone, num_classes, 1024, 32, 4096, num_queries)

@@ -1,0 +1,34 @@
+"""UPerNet, ViT-Adapter-B, AugReg, crops of 512 pixels, on ADE20K.
+
+Published: mIoU 51.9, multi-scale 52.5.
+"""
+
+from ..common.data.ade20k_semantic import ade20k_semantic
+from ..common.models.upernet import upernet
+from ..common.models.vit_adapter import segmentation_backbone
+from ..common.normalization import HALF
+from ..common.optim import decay_by_key
+from ..common.schedules import poly
+from ..common.testing import semantic_test
+from ..common.train import train
+
+CROP = 512
+
+zoo = dict(
+    pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
+    "B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--"
+    "imagenet2012-steps_20k-lr_0.01-res_384.pth",
+    released="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
+    "upernet_augreg_adapter_base_512_160k_ade20k.pth.tar",
+    metrics=dict(mIoU=51.9, mIoU_ms=52.5),
+)
+
+model = upernet(segmentation_backbone("base", "vit_base_patch16_384"), num_classes=150)
+model.pixel_mean = model.pixel_std = HALF
+dataloader = ade20k_semantic(CROP, has_masks=False, pixel_mean=HALF)
+test = semantic_test((2048, 512), CROP)
+
+optimizer = decay_by_key(lr=2e-5, weight_decay=0.01, head=10.0)
+train.max_iter = 160_000
+lr_multiplier = poly(train.max_iter)
+train.init_checkpoint = zoo["pretrained"]

@@ -1,0 +1,36 @@
+"""UPerNet, plain ViT-L, BEiTv2, on ADE20K.
+
+Published: mIoU 57.5, multi-scale 58.0. A row of the paper without a configuration:
+trained as the model with adapter is.
+"""
+
+from ..common.data.ade20k_semantic import ade20k_semantic
+from ..common.models.pyramid import beit_pyramid
+from ..common.models.upernet import upernet
+from ..common.optim import layer_decay
+from ..common.schedules import poly
+from ..common.testing import semantic_test
+from ..common.train import train
+
+CROP = 512
+
+zoo = dict(
+    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beitv2/"
+    "beitv2_large_patch16_224_pt1k_ft21k.pth",
+    released="",
+    metrics=dict(mIoU=57.5, mIoU_ms=58.0),
+)
+
+model = upernet(
+    beit_pyramid("large", "beitv2_large_patch16_224", crop=CROP, drop_path_rate=0.2),
+    num_classes=150,
+    channels=1024,
+    in_channels=1024,
+)
+dataloader = ade20k_semantic(CROP, has_masks=False)
+test = semantic_test((2048, CROP), CROP)
+
+optimizer = layer_decay(lr=2e-5, rate=0.9, depth=24)
+train.max_iter = 160_000
+lr_multiplier = poly(train.max_iter)
+train.init_checkpoint = zoo["pretrained"]

@@ -1,0 +1,37 @@
+"""UPerNet, ViT-Adapter-L, BEiT, crops of 640 pixels, on COCO-Stuff-164K.
+
+Published: mIoU 50.5, multi-scale 50.7.
+"""
+
+from ..common.data.coco_stuff_164k_semantic import coco_stuff_164k_semantic
+from ..common.models.upernet import upernet
+from ..common.models.vit_adapter import beit_segmentation_backbone
+from ..common.optim import layer_decay
+from ..common.schedules import poly
+from ..common.testing import semantic_test
+from ..common.train import train
+
+CROP = 640
+
+zoo = dict(
+    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beit/"
+    "beit_large_patch16_224_pt22k_ft22k.pth",
+    released="https://github.com/czczup/ViT-Adapter/releases/download/v0.2.6/"
+    "upernet_beit_adapter_large_640_80k_cocostuff164k.pth.tar",
+    metrics=dict(mIoU=50.5, mIoU_ms=50.7),
+)
+
+model = upernet(
+    beit_segmentation_backbone("large", "beit_large_patch16_224", crop=CROP, drop_path_rate=0.3),
+    num_classes=171,
+    channels=1024,
+)
+model.backbone.vit.recompute_blocks = True
+model.backbone.interactions.recompute_attention = True
+dataloader = coco_stuff_164k_semantic(CROP, has_masks=False)
+test = semantic_test((2560, 640), CROP)
+
+optimizer = layer_decay(lr=2e-5, rate=0.9, depth=24)
+train.max_iter = 80_000
+lr_multiplier = poly(train.max_iter)
+train.init_checkpoint = zoo["pretrained"]

@@ -1,0 +1,35 @@
+"""How the published semantic segmentation models are tested; `test.mode` is whole, slide or ms."""
+
+from detectron2.config import LazyCall as L
+
+from vitadapter_d2.inference.resize_rules import ClampedToCrop, KeepRatio, PaddedShortSide
+from vitadapter_d2.inference.semantic import PUBLISHED_RATIOS, SemanticTester
+from vitadapter_d2.inference.sliding_window import SlidingWindow
+
+
+def semantic_test(scale, crop, stride=None, divisor=32, **options):
+    """Windows of ``crop`` pixels, a third of which overlaps; ``scale`` limits the image's sides."""
+    return L(SemanticTester)(
+        **{
+            "mode": "slide",
+            "window": L(SlidingWindow)(crop_size=crop, stride=stride or crop * 2 // 3),
+            "resize": L(KeepRatio)(scale=scale, divisor=divisor),
+            "ms_resize": L(ClampedToCrop)(scale=scale, crop_size=crop),
+            "ms_ratios": PUBLISHED_RATIOS,
+            **options,
+        }
+    )
+
+
+def large_crop_test(scale, ms_ratios, is_padded_raw=True, **options):
+    """Crops of 896 pixels: windows overlap more, small images are padded when scales are mixed."""
+    return semantic_test(
+        scale,
+        crop=896,
+        stride=512,
+        ms_resize=L(PaddedShortSide)(
+            resize=L(KeepRatio)(scale=scale, divisor=32), size=896, is_padded_raw=is_padded_raw
+        ),
+        ms_ratios=ms_ratios,
+        **options,
+    )

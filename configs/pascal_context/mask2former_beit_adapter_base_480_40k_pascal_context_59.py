@@ -1,0 +1,36 @@
+"""Mask2Former, ViT-Adapter-B, BEiT, crops of 480 pixels, on Pascal Context.
+
+Published: mIoU 64.0, multi-scale 64.4.
+"""
+
+from vitadapter_d2.solver import MASK2FORMER_FIRST_LAYER
+
+from ..common.data.pascal_context_semantic import pascal_context_semantic
+from ..common.models.mask2former import semantic_mask2former
+from ..common.models.vit_adapter import beit_segmentation_backbone
+from ..common.optim import layer_decay
+from ..common.schedules import poly
+from ..common.testing import semantic_test
+from ..common.train import train
+
+CROP = 480
+
+zoo = dict(
+    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beit/"
+    "beit_base_patch16_224_pt22k_ft22k.pth",
+    released="https://github.com/czczup/ViT-Adapter/releases/download/v0.2.8/"
+    "mask2former_beit_adapter_base_480_40k_pascal_context_59.pth.tar",
+    metrics=dict(mIoU=64.0, mIoU_ms=64.4),
+)
+
+model = semantic_mask2former(
+    beit_segmentation_backbone("base", "beit_base_patch16_224", crop=CROP, drop_path_rate=0.2),
+    num_classes=59,
+)
+dataloader = pascal_context_semantic(CROP, has_masks=True)
+test = semantic_test((4096, 520), CROP)
+
+optimizer = layer_decay(lr=3e-5, rate=0.95, depth=12, first_layer=MASK2FORMER_FIRST_LAYER)
+train.max_iter = 40_000
+lr_multiplier = poly(train.max_iter)
+train.init_checkpoint = zoo["pretrained"]

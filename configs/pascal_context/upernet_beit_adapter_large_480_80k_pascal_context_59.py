@@ -1,0 +1,37 @@
+"""UPerNet, ViT-Adapter-L, BEiT, crops of 480 pixels, on Pascal Context.
+
+Published: mIoU 67.0, multi-scale 67.5.
+"""
+
+from ..common.data.pascal_context_semantic import pascal_context_semantic
+from ..common.models.upernet import upernet
+from ..common.models.vit_adapter import beit_segmentation_backbone
+from ..common.optim import layer_decay
+from ..common.schedules import poly
+from ..common.testing import semantic_test
+from ..common.train import train
+
+CROP = 480
+
+zoo = dict(
+    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beit/"
+    "beit_large_patch16_224_pt22k_ft22k.pth",
+    released="https://github.com/czczup/ViT-Adapter/releases/download/v0.2.7/"
+    "upernet_beit_adapter_large_480_80k_pascal_context_59.pth.tar",
+    metrics=dict(mIoU=67.0, mIoU_ms=67.5),
+)
+
+model = upernet(
+    beit_segmentation_backbone("large", "beit_large_patch16_224", crop=CROP, drop_path_rate=0.3),
+    num_classes=59,
+    channels=1024,
+)
+model.backbone.vit.recompute_blocks = True
+model.backbone.interactions.recompute_attention = True
+dataloader = pascal_context_semantic(CROP, has_masks=False)
+test = semantic_test((4096, 520), CROP)
+
+optimizer = layer_decay(lr=2e-5, rate=0.9, depth=24)
+train.max_iter = 80_000
+lr_multiplier = poly(train.max_iter)
+train.init_checkpoint = zoo["pretrained"]
