@@ -301,6 +301,7 @@ setup(
         "torch>=2.6",  # since then torch.load reads tensors alone unless told otherwise
         "torchvision>=0.21",
         "timm>=1.0.30",
+        "safetensors",
         "fvcore",
         "pycocotools",
         "numpy",

@@ -16,11 +16,11 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from vitadapter_d2 import compat
-from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.engine.config import find_config
 from vitadapter_d2.engine.distributed import leave_process_group
 from vitadapter_d2.engine.evaluate import Results, do_test, summary_line
 from vitadapter_d2.engine.train import do_train
+from vitadapter_d2.engine.weights import load_trained, trained_weights
 
 
 def setup(args: Namespace) -> DictConfig:
@@ -34,11 +34,13 @@ def setup(args: Namespace) -> DictConfig:
 
 def evaluate(cfg: DictConfig) -> Results:
     """Evaluates the checkpoint that ``train.init_checkpoint`` names."""
-    if not cfg.train.init_checkpoint:
-        raise SystemExit("--eval-only needs a checkpoint: add train.init_checkpoint=FILE")
-    model = compat.create_ddp_model(instantiate(cfg.model).to(cfg.train.device), **cfg.train.ddp)
-    Checkpointer(model).load(cfg.train.init_checkpoint)
-    return do_test(cfg, model)
+    try:
+        weights = trained_weights(cfg)
+        model = instantiate(cfg.model).to(cfg.train.device)
+        load_trained(model, weights)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"--eval-only: {error}; add train.init_checkpoint=FILE") from error
+    return do_test(cfg, compat.create_ddp_model(model, **cfg.train.ddp))
 
 
 def main(args: Namespace) -> None:

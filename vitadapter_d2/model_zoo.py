@@ -24,14 +24,33 @@ def get_config(name: str) -> DictConfig:
     return load_config(name)
 
 
-def get(name: str, weights: str | None = None) -> nn.Module:
+def get(name: str, weights: str | None = None, trained: bool = False) -> nn.Module:
     """A model in evaluation mode on the CPU.
 
     Args:
         name: one of :func:`names`.
         weights: checkpoint file or URL; None leaves the random initialisation.
+        trained: take the weights that the authors released, which are downloaded once.
+
+    Raises:
+        FileNotFoundError: there is no such name or file, or no way to the URL.
+        ValueError: ``trained`` together with ``weights``, or nothing was released; or the weights
+            do not fit.
     """
-    model = instantiate(get_config(name).model)
+    cfg = get_config(name)
+    if trained:
+        weights = _released(name, cfg, weights)
+    model = instantiate(cfg.model)
     if weights:
         Checkpointer(model).load(weights)
     return model.eval()
+
+
+def _released(name: str, cfg: DictConfig, weights: str | None) -> str:
+    if weights:
+        raise ValueError(f"trained=True takes the released weights of {name}, got {weights} too")
+    zoo = cfg.get("zoo", {})
+    if zoo.get("released"):
+        return zoo.released
+    told = f"; its pre-trained trunk is {zoo.pretrained}" if zoo.get("pretrained") else ""
+    raise ValueError(f"the authors released no weights for {name}{told}")

@@ -13,6 +13,7 @@ train = dict(
     clip_grad_norm=None,  # of the whole model
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False),
     checkpointer=dict(period=5000, max_to_keep=3),
+    trained_only=False,  # save no frozen parameters; init_checkpoint has them
     eval_period=5000,  # iterations; 0: at the end only
     log_period=20,
 )

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import FPN
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.modeling.roi_heads import (
     FastRCNNConvFCHead,
@@ -26,12 +27,17 @@ from vitadapter_d2.modeling.backbone import (
 )
 from vitadapter_d2.modeling.backbone.simple_fpn import PlainViTPyramid
 from vitadapter_d2.modeling.backbone.trunks.uniperceiver import UniPerceiver
+from vitadapter_d2.modeling.dense import ATSS, GFL, ATSSAssigner, ATSSHead, GFLHead, LinearP6P7
+from vitadapter_d2.modeling.htc import AttentionFPN, ExtraAttention, FusedSemanticHead, HTCMaskHead
 from vitadapter_d2.modeling.mask2former import (
     MaskedTransformerDecoder,
     MaskFormerHead,
     MSDeformAttnPixelDecoder,
 )
 from vitadapter_d2.modeling.semantic import FCNHead, SemanticSegmentor, UPerNetHead
+from vitadapter_d2.modeling.sparse_rcnn import DynamicHead, SparseRCNN
+from vitadapter_d2.modeling.sparse_rcnn import HungarianMatcher as SparseMatcher
+from vitadapter_d2.modeling.sparse_rcnn import SetCriterion as SparseCriterion
 
 LEVELS = ["res2", "res3", "res4", "res5"]
 
@@ -139,21 +145,31 @@ def _mask2former(config: dict) -> nn.Module:
 
 def _neck(config: dict) -> nn.Module:
     """FPN, with Detectron2's last levels; 1x1 projections alone have no module here yet."""
-    neck = config["neck"]
-    neck = neck[-1] if isinstance(neck, list) else neck
+    attention, neck = config["neck"] if isinstance(config["neck"], list) else (None, config["neck"])
     channels = neck["out_channels"]
     bottom_up = backbone(config["backbone"])
     if neck["type"] == "ChannelMapperWithPooling":
         width = bottom_up.vit.embed_dim
         laterals = {f"fpn_lateral{n}": nn.Conv2d(width, channels, 1) for n in range(2, 6)}
         return nn.ModuleDict({"bottom_up": bottom_up, **laterals})
+    if attention is not None:
+        return AttentionFPN(
+            bottom_up=bottom_up,
+            in_features=LEVELS,
+            out_channels=channels,
+            norm=_norm(neck),
+            top_block=LastLevelMaxPool(),
+            extra_attention=ExtraAttention(
+                attention["in_channels"][-1], attention["num_head"], attention["ffn_ratio"]
+            ),
+        )
     is_dense = neck.get("start_level") == 1
     return FPN(
         bottom_up,
         LEVELS[is_dense:],
         channels,
         norm=_norm(neck),
-        top_block=LastLevelP6P7(channels, channels, "p5") if is_dense else LastLevelMaxPool(),
+        top_block=LinearP6P7(channels) if is_dense else LastLevelMaxPool(),
     )
 
 
@@ -165,8 +181,6 @@ def _norm(config: dict) -> str:
 def _detector(config: dict) -> nn.Module:
     """Neck and backbone, with Detectron2's RPN and ROI heads where the model has these."""
     model = nn.ModuleDict({"backbone": _neck(config)})
-    if not config.get("rpn_head") or config["framework"] == "SparseRCNN":
-        return model
     rpn = config["rpn_head"]
     convolutions = [-1] * rpn.get("num_convs", 1)
     head = StandardRPNHead(in_channels=rpn["in_channels"], num_anchors=3, conv_dims=convolutions)
@@ -181,6 +195,11 @@ def _detector(config: dict) -> nn.Module:
         masks = roi["mask_head"]
         masks = masks if isinstance(masks, list) else [masks] * len(stages)
         parts["mask_head"] = nn.ModuleList(_mask_head(stage) for stage in masks)
+    if "semantic_head" in roi:
+        semantic = roi["semantic_head"]
+        parts["semantic_head"] = FusedSemanticHead(
+            semantic["num_ins"], semantic["num_classes"], semantic["conv_out_channels"]
+        )
     model["roi_heads"] = nn.ModuleDict(parts)
     return model
 
@@ -207,11 +226,54 @@ def _box_head(config: dict) -> tuple[nn.Module, nn.Module]:
 
 def _mask_head(config: dict) -> nn.Module:
     channels = config["conv_out_channels"]
-    return MaskRCNNConvUpsampleHead(
-        ShapeSpec(channels=config["in_channels"], height=14, width=14),
-        num_classes=config["num_classes"],
-        conv_dims=[channels] * (config["num_convs"] + 1),
-        conv_norm=_norm(config),
+    options = {
+        "num_classes": config["num_classes"],
+        "conv_dims": [channels] * (config["num_convs"] + 1),
+        "conv_norm": _norm(config),
+    }
+    shape = ShapeSpec(channels=config["in_channels"], height=14, width=14)
+    if config["type"] == "HTCMaskHead":
+        return HTCMaskHead(shape, takes_features=config.get("with_conv_res", True), **options)
+    return MaskRCNNConvUpsampleHead(shape, **options)
+
+
+def _dense(config: dict) -> nn.Module:
+    head = config["bbox_head"]
+    detector, kind = {"ATSS": (ATSS, ATSSHead), "GFL": (GFL, GFLHead)}[config["framework"]]
+    return detector(
+        backbone=_neck(config),
+        head=kind(
+            head["in_channels"],
+            head["num_classes"],
+            channels=head["feat_channels"],
+            num_convs=head["stacked_convs"],
+        ),
+        assigner=ATSSAssigner(),
+        pixel_mean=(0.0, 0.0, 0.0),
+        pixel_std=(1.0, 1.0, 1.0),
+    )
+
+
+def _sparse_rcnn(config: dict) -> nn.Module:
+    proposals, stages = config["rpn_head"], config["roi_head"]["bbox_head"]
+    first, dynamic = stages[0], stages[0]["dynamic_conv_cfg"]
+    head = DynamicHead(
+        box_pooler=ROIPooler(dynamic["input_feat_shape"], [1 / 4], 2, "ROIAlignV2"),
+        box2box_transform=Box2BoxTransform((2.0, 2.0, 1.0, 1.0)),
+        num_classes=first["num_classes"],
+        num_stages=len(stages),
+        embed_dim=first["in_channels"],
+        dynamic_dim=dynamic["feat_channels"],
+        num_heads=first["num_heads"],
+        feedforward_dim=first["feedforward_channels"],
+        num_class_layers=first["num_cls_fcs"],
+        num_box_layers=first["num_reg_fcs"],
+    )
+    return SparseRCNN(
+        backbone=_neck(config),
+        head=head,
+        criterion=SparseCriterion(matcher=SparseMatcher()),
+        num_proposals=proposals["num_proposals"],
     )
 
 
@@ -231,8 +293,8 @@ _BUILDERS = {
     "MaskRCNN": _detector,
     "CascadeRCNN": _detector,
     "HybridTaskCascade": _detector,
-    "ATSS": _detector,
-    "GFL": _detector,
-    "SparseRCNN": _detector,
+    "ATSS": _dense,
+    "GFL": _dense,
+    "SparseRCNN": _sparse_rcnn,
     "EncoderDecoder": _upernet,
 }

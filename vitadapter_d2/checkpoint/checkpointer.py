@@ -5,16 +5,46 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
+from vitadapter_d2.checkpoint.conversion import OWN, convert_checkpoint, kind_for
+from vitadapter_d2.checkpoint.reading import CheckpointError, local_path, read_file, state_dict_of
+from vitadapter_d2.checkpoint.report import Report, some
 from vitadapter_d2.files import replacing
+
+_FLAG = "trained_only"  # in a file: it holds what was trained, and buffers
 
 
 class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer; nothing is executed from a file, no file is left half-written.
 
-    Checkpoints are written to a temporary name, flushed and renamed. They are read by
-    ``torch.load`` with ``weights_only`` (its default since torch 2.6); pickles are refused.
+    Checkpoints are written to a temporary name, flushed and renamed. Other projects' files are
+    read too and converted, see :mod:`vitadapter_d2.checkpoint.conversion`.
+
+    Args:
+        model: the model; wrappers for several processes are looked through.
+        save_dir: folder to save in.
+        save_to_disk: None saves in the main process alone.
+        trained_only: save only parameters that require a gradient, and buffers; loaded onto a
+            model that has the rest.
+        **checkpointables: objects with a ``state_dict`` that are saved and loaded with the model.
+
+    Attributes:
+        report: what became of the last loaded file's tensors if it was converted, else None.
     """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        trained_only: bool = False,
+        **checkpointables: Any,
+    ) -> None:
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.trained_only = trained_only
+        self.report: Report | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes ``<name>.pth``.
@@ -27,11 +57,19 @@ class Checkpointer(DetectionCheckpointer):
             return
         states = {key: part.state_dict() for key, part in self.checkpointables.items()}
         data = {"model": self.model.state_dict(), **states, **kwargs}
+        if self.trained_only:
+            for key in self._frozen():
+                del data["model"][key]
+            data[_FLAG] = True
         target = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", target)
         with replacing(target) as file:
             torch.save(data, file)
         self.tag_last_checkpoint(target.name)
+
+    def _frozen(self) -> set[str]:
+        parameters = self.model.named_parameters(remove_duplicate=False)
+        return {name for name, parameter in parameters if not parameter.requires_grad}
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Notes the newest checkpoint; the note is replaced as a whole."""
@@ -39,7 +77,10 @@ class Checkpointer(DetectionCheckpointer):
             file.write(last_filename_basename)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Loads a checkpoint of Detectron2's or this package's naming.
+        """Loads a checkpoint: one of these, or any that can be converted.
+
+        Names of this project and of Detectron2 load as Detectron2 does it, what does not fit being
+        logged. Everything else must fit as a whole.
 
         Args:
             path: file or URL; empty loads nothing.
@@ -50,17 +91,63 @@ class Checkpointer(DetectionCheckpointer):
             Entries that nobody took.
 
         Raises:
-            ValueError: the file is a pickle, which could run code.
-            FileNotFoundError: there is no such file.
+            CheckpointError: no checkpoint, a damaged one, or one that could run code.
+            ValueError: the file and the model do not agree.
+            FileNotFoundError: there is no such file, or no way to its URL.
         """
-        if path:
-            # What the path stands for decides: a catalog's name or a query hides the suffix.
-            file = Path(self.path_manager.get_local_path(path.partition("?")[0]))
-            if file.suffix in (".pkl", ".pyth"):
-                raise ValueError(
-                    f"{path} is a pickle, which can run any code when it is read; "
-                    "save its tensors with torch.save as a .pth file and load that"
-                )
-            if not file.is_file():
-                raise FileNotFoundError(f"no checkpoint at {path}")
-        return super().load(path, *args, **kwargs)
+        self.report = None
+        return super().load(str(local_path(path)) if path else path, *args, **kwargs)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Continues from the newest checkpoint, or starts from ``path``.
+
+        What a checkpoint of ``trained_only`` lacks is taken from ``path``.
+
+        Args:
+            path: file or URL; may be empty.
+            resume: whether to look for a newest checkpoint.
+
+        Returns:
+            See :meth:`load`.
+        """
+        if self.trained_only and path and resume and self.has_checkpoint():
+            self.load(path, checkpointables=[])
+        return super().resume_or_load(path, resume=resume)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        content = read_file(Path(filename))
+        state_dict = state_dict_of(content, filename)
+        if kind_for(state_dict, self.model) != OWN:
+            conversion = convert_checkpoint(state_dict, self.model)
+            self.report = conversion.report
+            return {"model": conversion.state_dict}
+        if not state_dict.keys() & self.model.state_dict().keys():
+            raise CheckpointError(
+                f"nothing in {filename} belongs to this model: it has names such as "
+                f"{some(state_dict)}, the model {some(self.model.state_dict())}"
+            )
+        extras = content if "model" in content else {}
+        return {**extras, "model": state_dict}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if self.report is not None:
+            self.model.load_state_dict(checkpoint.pop("model"), strict=False)
+            for line in self.report.lines():
+                self.logger.info("%s", line)
+            return None
+        is_partial = bool(checkpoint.pop(_FLAG, False))
+        incompatible = super()._load_model(checkpoint)
+        if is_partial:
+            self._tell_kept(incompatible.missing_keys)
+        return incompatible
+
+    def _tell_kept(self, missing: list[str]) -> None:
+        """Says what a file of trained parameters left as it was."""
+        frozen = self._frozen()
+        kept = [name for name in missing if name in frozen]
+        self.logger.info(
+            "The checkpoint holds what was trained; %d frozen parameters stay as they are: %s",
+            len(kept),
+            some(kept),
+        )
+        missing[:] = [name for name in missing if name not in frozen]

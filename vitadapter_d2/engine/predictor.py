@@ -10,9 +10,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from omegaconf import DictConfig
 
-from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.engine.config import load_config
 from vitadapter_d2.engine.evaluate import model_under_test
+from vitadapter_d2.engine.weights import load_trained, trained_weights
 
 
 class Predictor:
@@ -28,7 +28,7 @@ class Predictor:
         device: where to run; None takes ``train.device`` of the config.
 
     Raises:
-        ValueError: neither ``weights`` nor ``train.init_checkpoint`` is given.
+        ValueError: neither ``weights`` nor ``train.init_checkpoint`` is a trained model.
     """
 
     def __init__(
@@ -38,14 +38,10 @@ class Predictor:
         device: str | torch.device | None = None,
     ) -> None:
         self.cfg = config if isinstance(config, DictConfig) else load_config(config)
-        weights = str(weights or self.cfg.train.init_checkpoint)
-        if not weights:
-            raise ValueError(
-                f"weights are needed: config {_title(config)} names none in train.init_checkpoint"
-            )
+        weights = trained_weights(self.cfg, weights)
         self.device = torch.device(device or self.cfg.train.device)
         self.model = instantiate(self.cfg.model).to(self.device).eval()
-        Checkpointer(self.model).load(weights)
+        load_trained(self.model, weights)
         self.tester = model_under_test(self.cfg, self.model)
         mapper = self.cfg.dataloader.test.mapper
         self.aug = T.AugmentationList(list(instantiate(mapper.augmentations)))
@@ -78,7 +74,3 @@ class Predictor:
         self.aug(augmented)
         tensor = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         return self.tester([{"image": tensor, "height": height, "width": width}])[0]
-
-
-def _title(config: DictConfig | str | Path) -> str:
-    return "given" if isinstance(config, DictConfig) else str(config)

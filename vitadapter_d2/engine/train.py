@@ -39,7 +39,12 @@ def do_train(cfg: DictConfig, resume: bool = False) -> Results:
         amp_dtype=cfg.train.amp.dtype if cfg.train.amp.enabled else None,
         clip_grad_norm=cfg.train.clip_grad_norm,
     )
-    checkpointer = Checkpointer(trainer.model, cfg.train.output_dir, trainer=trainer)
+    checkpointer = Checkpointer(
+        trainer.model,
+        cfg.train.output_dir,
+        trained_only=cfg.train.get("trained_only", False),
+        trainer=trainer,
+    )
     results: Results = OrderedDict()
 
     def evaluate() -> Results:

@@ -1,0 +1,251 @@
+"""Reading checkpoints of any container, without running what is in them."""
+
+import pickle
+import re
+import socket
+import tempfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from detectron2.utils.file_io import PathManager
+from torch import Tensor, nn
+
+from vitadapter_d2.checkpoint.rename import with_prefix
+from vitadapter_d2.checkpoint.safe_globals import harmless_globals
+
+# Where a dictionary keeps its weights, in the order in which the official loaders look.
+_NESTING = ("state_dict", "model", "module", "teacher", "model_ema")
+# Averaged weights beside them: under a name of their own, or under plain names with "ema_".
+_EMA_NESTING = ("model_ema", "state_dict_ema", "teacher")
+_WRAPPERS = ("module.", "_orig_mod.")
+
+_LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
+_TIMEOUT_S = 60.0  # without an answer, not for the whole file
+
+
+class DownloadError(FileNotFoundError):
+    """A URL that cannot be fetched."""
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, is damaged, or could run code."""
+
+
+def read_checkpoint(path_or_url: str, trust: bool = False, ema: bool = False) -> dict[str, Tensor]:
+    """The tensors of a checkpoint.
+
+    Args:
+        path_or_url: a file, or a URL that is downloaded once: what torch saves in its old or new
+            format, an ordinary zip archive with one such file, ``.npz``, ``.safetensors``.
+        trust: also read what could run code.
+        ema: take averaged weights instead of the plain ones.
+
+    Returns:
+        Names to tensors on the CPU, without the prefixes of wrappers.
+
+    Raises:
+        DownloadError: the URL cannot be fetched.
+        FileNotFoundError: there is no such file.
+        CheckpointError: no checkpoint, a damaged one, one that could run code, or one without
+            averaged weights although these are wanted.
+    """
+    return state_dict_of(read_file(local_path(path_or_url), trust), path_or_url, ema)
+
+
+def local_path(path_or_url: str) -> Path:
+    """A file on this machine; URLs are downloaded into iopath's cache, under a lock."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_S)
+    try:
+        path = Path(PathManager.get_local_path(path_or_url))
+    except (OSError, HTTPException) as error:
+        raise DownloadError(
+            f"{path_or_url} cannot be downloaded ({error}); fetch it where there is a network "
+            "and give the file's path"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path_or_url}")
+    return path
+
+
+def read_file(path: Path, trust: bool = False, title: str | None = None) -> Any:
+    """What a file holds, as it was saved; its first bytes tell the container.
+
+    Args:
+        path: the file.
+        trust: as in :func:`read_checkpoint`.
+        title: what messages call it; None for the path.
+
+    Raises:
+        CheckpointError: see :func:`read_checkpoint`.
+    """
+    title = title or str(path)
+    with path.open("rb") as file:
+        head = file.read(64)
+    # Its first eight bytes are a length: they may look like anything.
+    is_safetensors = head[8:9] == b"{"
+    if head.startswith(b"\x80") and not is_safetensors and _LEGACY_TORCH not in head:
+        raise CheckpointError(
+            f"{title} is a pickle, which can run any code when it is read; "
+            "save its tensors with torch.save as a .pth file and load that"
+        )
+    with _named_damage(title):
+        if is_safetensors:
+            return safetensors.torch.load_file(path)
+        if head.startswith(b"PK"):
+            return _read_zip(path, trust, title)
+        if _LEGACY_TORCH in head:
+            return _read_torch(path, trust, title)
+    raise CheckpointError(f"{title} is no checkpoint: {_describe(head)}")
+
+
+def _describe(head: bytes) -> str:
+    if not head:
+        return "the file is empty"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, so the download went wrong; delete it and fetch it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`"
+    return f"its first bytes are {head[:8]!r}"
+
+
+def _read_zip(path: Path, trust: bool, title: str) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if any("/code/" in name for name in names):
+            raise CheckpointError(
+                f"{title} is a program (TorchScript), no checkpoint: save the state_dict of its "
+                "model with torch.save"
+            )
+        if any(name.endswith("/data.pkl") for name in names):
+            return _read_torch(path, trust, title)
+        if any(name.endswith(".npy") for name in names):
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        members = [name for name in names if name.endswith((".pth", ".pth.tar", ".pt"))]
+        if len(members) != 1:
+            raise CheckpointError(
+                f"{title} is an archive of {len(members)} checkpoints, it must have one; "
+                f"it holds {', '.join(names[:5]) or 'nothing'}"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            inner = Path(archive.extract(members[0], folder))
+            return read_file(inner, trust, f"{members[0]} in {title}")
+
+
+def _read_torch(path: Path, trust: bool, title: str) -> Any:
+    with torch.serialization.safe_globals(harmless_globals()):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=not trust)
+        except pickle.UnpicklingError as error:
+            refused = _refused(str(error))
+            if not refused:
+                raise
+            raise CheckpointError(
+                f"{title} holds more than tensors ({refused}), which could run code when it is "
+                "read; if you trust where it comes from, convert it with "
+                "tools/convert_checkpoint.py --trust"
+            ) from None
+
+
+def _refused(message: str) -> str:
+    """What torch's restricted unpickler did not allow; empty if it met damage."""
+    names = re.findall(r"GLOBAL ([\w.]+\.\w+)|function ([\w.]+)|([\w.]+) whose module", message)
+    other = re.search(r"(Unsupported operand .*|Trying to .*|Can only .*)", message)
+    return ", ".join(sorted({part for found in names for part in found if part})) or (
+        other[1].strip() if other else ""
+    )
+
+
+@contextmanager
+def _named_damage(title: str) -> Iterator[None]:
+    """Errors of the readers become one sentence; which they raise differs with the damage."""
+    try:
+        yield
+    except (CheckpointError, FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:
+        # Of torch's pages of advice, the sentence that says what happened.
+        told = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+        reason = (told.strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{title} is damaged or incomplete ({reason}); fetch it again") from (
+            error
+        )
+
+
+def state_dict_of(content: Any, title: str, ema: bool = False) -> dict[str, Tensor]:
+    """Finds the weights in what a checkpoint holds.
+
+    Args:
+        content: a dictionary that may nest its weights, or a module.
+        title: what messages call the file.
+        ema: as in :func:`read_checkpoint`.
+
+    Returns:
+        See :func:`read_checkpoint`.
+
+    Raises:
+        CheckpointError: there are no tensors, or no averaged ones.
+    """
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{title} holds a {type(content).__name__}, no dictionary of tensors")
+    nested, is_averaged = _unnest(content, ema)
+    tensors = {
+        name: torch.as_tensor(value)
+        for name, value in nested.items()
+        if isinstance(value, Tensor | np.ndarray)
+    }
+    if not tensors:
+        entries = ", ".join(map(str, list(nested)[:5]))
+        raise CheckpointError(f"{title} holds no tensors; its entries are: {entries or 'none'}")
+    tensors = _without_prefixes(tensors)
+    if ema and not is_averaged:
+        tensors = _averaged(tensors, title)
+    # Versions of modules, which some read their entries by.
+    if (versions := getattr(nested, "_metadata", None)) and tensors.keys() <= nested.keys():
+        tensors = OrderedDict(tensors)
+        tensors._metadata = versions  # type: ignore[attr-defined]
+    return tensors
+
+
+def _unnest(content: Mapping[str, Any], ema: bool) -> tuple[Mapping[str, Any], bool]:
+    is_averaged = False
+    while True:
+        order = (*_EMA_NESTING, *_NESTING) if ema else _NESTING
+        key = next((key for key in order if isinstance(content.get(key), Mapping)), None)
+        if key is None:
+            return content, is_averaged
+        is_averaged |= key in _EMA_NESTING
+        content = content[key]
+        if key == "teacher":  # of DINO's training files, beside its heads
+            content = with_prefix(content, "backbone.") or content
+
+
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Cuts off what wrappers put in front; of MoBY's file only the encoder is kept."""
+    for prefix in _WRAPPERS:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = with_prefix(tensors, prefix)
+    encoder = with_prefix(tensors, "encoder.")
+    return encoder if "patch_embed.proj.weight" in encoder else tensors
+
+
+def _averaged(tensors: dict[str, Tensor], title: str) -> dict[str, Tensor]:
+    """Averaged weights of mmcv's hook: "ema_" and the plain name with every dot a low line."""
+    plain = {name: tensor for name, tensor in tensors.items() if not name.startswith("ema_")}
+    flat = {name: f"ema_{name.replace('.', '_')}" for name in plain}
+    if not any(averaged in tensors for averaged in flat.values()):
+        raise CheckpointError(f"{title} holds no averaged weights, which --ema asks for")
+    return {name: tensors.get(flat[name], tensor) for name, tensor in plain.items()}
