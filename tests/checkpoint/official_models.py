@@ -34,6 +34,7 @@ from vitadapter_d2.modeling.mask2former import (
     MaskFormerHead,
     MSDeformAttnPixelDecoder,
 )
+from vitadapter_d2.modeling.necks import ChannelMapper
 from vitadapter_d2.modeling.semantic import FCNHead, SemanticSegmentor, UPerNetHead
 from vitadapter_d2.modeling.sparse_rcnn import DynamicHead, SparseRCNN
 from vitadapter_d2.modeling.sparse_rcnn import HungarianMatcher as SparseMatcher
@@ -144,14 +145,12 @@ def _mask2former(config: dict) -> nn.Module:
 
 
 def _neck(config: dict) -> nn.Module:
-    """FPN, with Detectron2's last levels; 1x1 projections alone have no module here yet."""
+    """FPN with its last levels, or the projections without one."""
     attention, neck = config["neck"] if isinstance(config["neck"], list) else (None, config["neck"])
     channels = neck["out_channels"]
     bottom_up = backbone(config["backbone"])
     if neck["type"] == "ChannelMapperWithPooling":
-        width = bottom_up.vit.embed_dim
-        laterals = {f"fpn_lateral{n}": nn.Conv2d(width, channels, 1) for n in range(2, 6)}
-        return nn.ModuleDict({"bottom_up": bottom_up, **laterals})
+        return ChannelMapper(bottom_up, LEVELS, channels)
     if attention is not None:
         return AttentionFPN(
             bottom_up=bottom_up,

@@ -13,6 +13,11 @@ from detectron2.evaluation import COCOEvaluator
 TRAIN_IMAGES = 117266  # those with annotations
 TOTAL_BATCH = 16
 
+
+def iterations(epochs):
+    return epochs * TRAIN_IMAGES // TOTAL_BATCH
+
+
 dataloader = dict(
     train=L(build_detection_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),

@@ -1,4 +1,8 @@
-"""Mask R-CNN with FPN, all parts Detectron2's, as mmdetection builds it."""
+"""Mask R-CNN, all parts but the neck without FPN Detectron2's, as mmdetection builds it.
+
+One departure from mmdetection: an object whose best anchor overlaps it by less than 0.3 claims it
+nevertheless, as in Detectron2.
+"""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
@@ -16,7 +20,11 @@ from detectron2.modeling.roi_heads import (
     StandardROIHeads,
 )
 
+from vitadapter_d2.modeling.necks import ChannelMapper
+
 from ..normalization import IMAGENET_MEAN, IMAGENET_STD
+
+LEVELS = ["res2", "res3", "res4", "res5"]
 
 
 def _pooler(size):
@@ -32,7 +40,7 @@ def mask_rcnn(backbone, num_classes=80, channels=256, box_dim=1024):
     return L(GeneralizedRCNN)(
         backbone=L(FPN)(
             bottom_up=backbone,
-            in_features=["res2", "res3", "res4", "res5"],
+            in_features=LEVELS,
             out_channels=channels,
             top_block=L(LastLevelMaxPool)(),
         ),
@@ -87,3 +95,25 @@ def mask_rcnn(backbone, num_classes=80, channels=256, box_dim=1024):
         pixel_std=IMAGENET_STD,
         input_format="RGB",
     )
+
+
+def mask_rcnn_without_fpn(backbone, channels=256):
+    model = mask_rcnn(backbone, channels=channels)
+    model.backbone = L(ChannelMapper)(bottom_up=backbone, in_features=LEVELS, out_channels=channels)
+    return model
+
+
+def upgraded_mask_rcnn(backbone, channels=256, box_dim=1024):
+    """BatchNorm in neck and heads, a deeper RPN, convolutions in the box head.
+
+    Reference: Li et al., Benchmarking Detection Transfer Learning with Vision Transformers,
+    arXiv 2111.11429, Sec. 3.
+    """
+    model = mask_rcnn(backbone, channels=channels, box_dim=box_dim)
+    model.backbone.norm = "BN"
+    model.proposal_generator.head.conv_dims = [-1, -1]
+    model.roi_heads.box_head.conv_dims = [channels] * 4
+    model.roi_heads.box_head.fc_dims = [box_dim]
+    model.roi_heads.box_head.conv_norm = "BN"
+    model.roi_heads.mask_head.conv_norm = "BN"
+    return model

@@ -1,0 +1,28 @@
+"""Mask R-CNN, ViTDet-B, DeiT-B, 3x+MS, on COCO.
+
+Published numbers: not at hand.
+A row of the paper without a configuration: a plain ViT whose blocks all have windows, with
+convolutions between them; the recipe is the plain ViT's.
+"""
+
+from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.models.mask_rcnn import mask_rcnn
+from ..common.models.pyramid import vit_pyramid
+from ..common.optim import decay_by_key
+from ..common.schedules import steps
+from ..common.train import train
+
+zoo = dict(
+    pretrained="https://dl.fbaipublicfiles.com/deit/deit_base_patch16_224-b5f2ef4d.pth",
+    released="",
+    metrics=dict(),
+)
+
+model = mask_rcnn(vit_pyramid("base", "deit_base_patch16_224", windowed=True, drop_path_rate=0.1))
+model.backbone.bottom_up.vit.window_sizes = (14,)
+model.backbone.bottom_up.propagation_blocks = "${.out_blocks}"
+
+optimizer = decay_by_key(lr=1e-4)
+train.max_iter = iterations(36)
+lr_multiplier = steps(36, [27, 33], train.max_iter)
+train.init_checkpoint = zoo["pretrained"]

@@ -1,0 +1,277 @@
+"""The configurations of Mask R-CNN and Cascade Mask R-CNN against what was published."""
+
+import copy
+import gzip
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import instantiate
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
+from detectron2.utils.events import EventStorage
+from PIL import Image
+
+from vitadapter_d2 import model_zoo
+from vitadapter_d2.checkpoint.official import convert_official
+
+KEYS = Path(__file__).parent / "data" / "keys" / "official.json.gz"
+# Counted from the official configurations.
+PARAMETERS = {
+    "cascade_mask_rcnn_deit_adapter_base_fpn_3x_coco": 158_022_290,
+    "cascade_mask_rcnn_deit_adapter_small_fpn_3x_coco": 85_637_570,
+    "cascade_mask_rcnn_deit_base_fpn_3x_coco": 151_429_554,
+    "mask_rcnn_augreg_adapter_large_fpn_1x_coco": 347_927_472,
+    "mask_rcnn_augreg_adapter_large_fpn_3x_coco": 347_927_472,
+    "mask_rcnn_augreg_large_fpn_3x_coco": 337_286_896,
+    "mask_rcnn_deit_adapter_base_fpn_1x_coco": 120_187_088,
+    "mask_rcnn_deit_adapter_base_fpn_3x_coco": 120_187_088,
+    "mask_rcnn_deit_adapter_small_3x_coco": 45_442_048,
+    "mask_rcnn_deit_adapter_small_fpn_1x_coco": 47_802_368,
+    "mask_rcnn_deit_adapter_small_fpn_3x_coco": 47_802_368,
+    "mask_rcnn_deit_adapter_tiny_fpn_1x_coco": 28_068_512,
+    "mask_rcnn_deit_adapter_tiny_fpn_3x_coco": 28_068_512,
+    "mask_rcnn_deit_base_fpn_3x_coco": 113_594_352,
+    "mask_rcnn_deit_small_fpn_3x_coco": 43_746_672,
+    "mask_rcnn_deit_tiny_fpn_3x_coco": 26_075_184,
+    "mask_rcnn_dinov2_adapter_base_fpn_3x_coco": 121_087_952,
+    "mask_rcnn_dinov2_adapter_large_fpn_3x_coco": 348_739_504,
+    "mask_rcnn_dinov2_adapter_small_fpn_3x_coco": 48_252_800,
+    "mask_rcnn_mae_adapter_base_lsj_fpn_25ep_coco": 120_065_328,
+    "mask_rcnn_mae_adapter_base_lsj_fpn_50ep_coco": 120_065_328,
+    "mask_rcnn_uniperceiver_adapter_base_fpn_3x_coco": 120_194_000,
+}
+# In millions, as printed, of rows without an official configuration.
+PRINTED = {
+    "cascade_mask_rcnn_deit_small_fpn_3x_coco": 82,
+    "mask_rcnn_deit_tiny_fpn_1x_coco": 26.1,
+    "mask_rcnn_augreg_large_fpn_1x_coco": 337.3,
+    "mask_rcnn_deit_vitdet_tiny_fpn_1x_coco": 26.6,
+    "mask_rcnn_deit_vitdet_tiny_fpn_3x_coco": 26.6,
+    "mask_rcnn_deit_vitdet_small_fpn_1x_coco": 45.7,
+    "mask_rcnn_deit_vitdet_small_fpn_3x_coco": 45.7,
+    "mask_rcnn_deit_vitdet_base_fpn_1x_coco": 121.3,
+    "mask_rcnn_deit_vitdet_base_fpn_3x_coco": 121.3,
+    "mask_rcnn_augreg_vitdet_large_fpn_1x_coco": 350.9,
+    "mask_rcnn_augreg_vitdet_large_fpn_3x_coco": 350.9,
+}
+
+
+def config(name):
+    return model_zoo.get_config(f"coco/{name}")
+
+
+def meta_model(name):
+    with torch.device("meta"):
+        return instantiate(config(name).model)
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_those_counted_from_the_official_configuration(name):
+    assert count(meta_model(name)) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_parameters_round_to_those_printed(name):
+    digits = 0 if isinstance(PRINTED[name], int) else 1
+    assert round(count(meta_model(name)) / 1e6, digits) == PRINTED[name]
+
+
+def official_keys():
+    lists = json.loads(gzip.decompress(KEYS.read_bytes()))
+    names = {name.removeprefix("det__"): entry["keys"] for name, entry in lists.items()}
+    return {name: keys for name, keys in names.items() if name in PARAMETERS}
+
+
+@pytest.mark.parametrize("name", sorted(official_keys()))
+def test_an_official_file_fits_the_model(name):
+    official = {
+        key: torch.empty(shape, device="meta") for key, shape in official_keys()[name].items()
+    }
+    converted = convert_official(official)
+    assert {key: tensor.shape for key, tensor in converted.items()} == {
+        key: tensor.shape for key, tensor in meta_model(name).state_dict().items()
+    }
+
+
+def zoo_entries():
+    facts = Path(os.environ.get("VITADAPTER_REFERENCE", "")).parent / "facts" / "zoo.json"
+    if not facts.is_file():
+        pytest.skip("what was published: set VITADAPTER_REFERENCE to the folder of cases")
+    return {entry["name"]: entry for entry in json.loads(facts.read_text())["entries"]}
+
+
+def short_sides(augmentations):
+    return [
+        augmentation.short_edge_length
+        for augmentation in augmentations
+        if "short_edge_length" in augmentation
+    ]
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_recipe_is_the_published_one(name):
+    entry, cfg = zoo_entries()[name], config(name)
+    optimizer = entry["optimizer"]
+    assert cfg.optimizer.lr == optimizer["lr"]
+    assert cfg.optimizer.weight_decay == optimizer["weight_decay"]
+    rule = optimizer["paramwise_cfg"]
+    if "custom_keys" in rule:
+        assert cfg.optimizer.params.decay_factor._target_.endswith(".DecayByKey")
+        assert "lr_factor" not in cfg.optimizer.params
+    else:
+        assert cfg.optimizer.params.decay_factor._target_.endswith(".ExemptVectors")
+        factor = cfg.optimizer.params.lr_factor
+        assert (factor.rate, factor.depth) == (rule["layer_decay_rate"], rule["num_layers"])
+    assert cfg.train.max_iter == entry["schedule"]["max"] * 117_266 // 16
+    schedule = entry["lr_config"]
+    warmup = cfg.lr_multiplier.warmup_length * cfg.train.max_iter
+    assert round(warmup) == schedule["warmup_iters"]
+    assert cfg.lr_multiplier.warmup_factor == schedule["warmup_ratio"]
+    scheduler = cfg.lr_multiplier.scheduler
+    if schedule["policy"] == "step":
+        assert list(scheduler.milestones) == schedule["step"]
+        assert scheduler.num_updates == entry["schedule"]["max"]
+    else:
+        assert scheduler.end_value == schedule["min_lr_ratio"]
+    assert cfg.train.amp.enabled == (entry["fp16"] is not None)
+    assert cfg.dataloader.train.total_batch_size == 16
+    drop_path = cfg.model.backbone.bottom_up.vit.model.drop_path_rate
+    assert drop_path == entry["backbone"]["drop_path_rate"]
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_files_numbers_and_images_are_the_published_ones(name):
+    entry, cfg = zoo_entries()[name], config(name)
+    assert cfg.zoo.pretrained == cfg.train.init_checkpoint == entry["pretrained_url"]
+    assert cfg.zoo.released == (entry["released_url"] or "")
+    published = {"box_AP": entry["published"]["box_ap"], "mask_AP": entry["published"]["mask_ap"]}
+    assert cfg.zoo.metrics == {key: value for key, value in published.items() if value is not None}
+    transforms = entry["test_pipeline"][1]["transforms"]
+    (normalize,) = [step for step in transforms if step["type"] == "Normalize"]
+    assert list(cfg.model.pixel_mean) == normalize["mean"]
+    assert list(cfg.model.pixel_std) == normalize["std"]
+    summary = entry["train_summary"]
+    augmentations = list(cfg.dataloader.train.mapper.augmentations)
+    if summary["normalize"]["mean"] != normalize["mean"]:
+        assert list(augmentations.pop().mean) == summary["normalize"]["mean"]
+    if summary["auto_augment"]:
+        assert short_sides(augmentations) == [list(range(480, 801, 32))]
+        assert augmentations[-1].crop_size == summary["random_crop"]["crop_size"]
+    elif summary["random_crop"]:
+        assert list(augmentations[0].ratio_range) == summary["resize"]["ratio_range"]
+    else:
+        assert short_sides(augmentations) == [800]
+
+
+TRIANGLE = [[20.0, 10.0, 180.0, 30.0, 90.0, 140.0]]
+
+
+@pytest.fixture
+def training_mapper(tmp_path):
+    """A configuration's mapper as a function of nothing: one image with one object."""
+    image = np.random.default_rng(0).integers(0, 256, (160, 240, 3), dtype=np.uint8)
+    file_name = tmp_path / "image.png"
+    Image.fromarray(image).save(file_name)
+    annotation = dict(
+        bbox=[20, 10, 180, 140], bbox_mode=BoxMode.XYXY_ABS, category_id=3, segmentation=TRIANGLE
+    )
+
+    def mapper_of(name):
+        mapper = instantiate(config(name).dataloader.train.mapper)
+        record = dict(file_name=str(file_name), height=160, width=240, annotations=[annotation])
+        return lambda: mapper(copy.deepcopy(record))
+
+    return mapper_of
+
+
+def test_multi_scale_training_resizes_to_the_published_sides(training_mapper):
+    np.random.seed(0)
+    draw = training_mapper("mask_rcnn_deit_adapter_tiny_fpn_3x_coco")
+    outputs = [draw() for _ in range(12)]
+    sides = {min(output["image"].shape[1:]) for output in outputs}
+    assert sides <= set(range(480, 801, 32))
+    assert len(sides) > 3
+    assert max(max(output["image"].shape[1:]) for output in outputs) <= 1024
+    ratios = {output["image"].shape[1] / output["image"].shape[2] for output in outputs}
+    assert any(abs(ratio - 160 / 240) < 0.01 for ratio in ratios)  # the whole image
+    assert any(abs(ratio - 160 / 240) > 0.1 for ratio in ratios)  # a part of it
+    for output in outputs:
+        if len(instances := output["instances"]):
+            height, width = output["image"].shape[1:]
+            assert (instances.gt_boxes.tensor <= torch.tensor([width, height] * 2)).all()
+
+
+def test_large_scale_jitter_gives_squares_whose_padding_is_the_mean(training_mapper):
+    np.random.seed(0)
+    name = "mask_rcnn_mae_adapter_base_lsj_fpn_25ep_coco"
+    draw, mean = training_mapper(name), torch.tensor(config(name).model.pixel_mean)
+    outputs = [draw() for _ in range(8)]
+    assert {tuple(output["image"].shape) for output in outputs} == {(3, 1024, 1024)}
+    corners = torch.stack([output["image"][:, -1, -1].float() for output in outputs])
+    is_padded = (corners - mean).abs().amax(dim=1) <= 0.5
+    assert is_padded.any()
+    tight = [o["instances"].gt_masks.get_bounding_boxes().tensor for o in outputs]
+    for output, boxes in zip(outputs, tight, strict=True):
+        torch.testing.assert_close(output["instances"].gt_boxes.tensor, boxes)
+
+
+def test_the_largest_dinov2_is_trained_with_another_normalisation(training_mapper):
+    np.random.seed(0)
+    name = "mask_rcnn_dinov2_adapter_large_fpn_3x_coco"
+    image = training_mapper(name)()["image"]
+    cfg = config(name).model
+    mean, std = (torch.tensor(values)[:, None, None] for values in (cfg.pixel_mean, cfg.pixel_std))
+    normal = (image - mean) / std
+    assert -1.0001 <= normal.min() < -0.9
+    assert 0.9 < normal.max() <= 1.0001
+
+
+def test_stages_of_a_cascade_have_their_own_weights():
+    heads = meta_model("cascade_mask_rcnn_deit_adapter_small_fpn_3x_coco").roi_heads
+    weights = [predictor.box2box_transform.weights for predictor in heads.box_predictor]
+    rounded = [[round(weight, 2) for weight in stage] for stage in weights]
+    assert rounded == [[10, 10, 5, 5], [20, 20, 10, 10], [30.30, 30.30, 14.93, 14.93]]
+    assert [predictor.loss_weight for predictor in heads.box_predictor] == [
+        {"loss_cls": 1.0, "loss_box_reg": 10.0},
+        {"loss_cls": 0.5, "loss_box_reg": 5.0},
+        {"loss_cls": 0.25, "loss_box_reg": 2.5},
+    ]
+    assert [head.loss_weight for head in heads.mask_head] == [1.0, 0.5, 0.25]
+    assert [matcher.thresholds[1] for matcher in heads.proposal_matchers] == [0.5, 0.6, 0.7]
+    assert heads.box_predictor[0].bbox_pred.out_features == 4 * 80
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mask_rcnn_deit_adapter_small_3x_coco", "mask_rcnn_mae_adapter_base_lsj_fpn_25ep_coco"],
+)
+def test_other_necks_and_heads_train_and_detect(name):
+    cfg = config(name).model
+    tiny = model_zoo.get_config("shapes/mask_rcnn_vit_adapter_shapes").model
+    cfg.backbone.bottom_up = tiny.backbone.bottom_up
+    cfg.roi_heads.batch_size_per_image = 8
+    cfg.roi_heads.box_predictor.test_topk_per_image = 5
+    cfg.proposal_generator.post_nms_topk = (20, 20)
+    model = instantiate(cfg).train()
+    instances = Instances((64, 96), gt_boxes=Boxes(torch.tensor([[8.0, 8, 60, 50]])))
+    instances.gt_classes = torch.tensor([5])
+    instances.gt_masks = BitMasks(torch.ones(1, 64, 96, dtype=torch.bool))
+    nothing = instances[:0]
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    with EventStorage():
+        losses = model([dict(image=image, instances=found) for found in (instances, nothing)])
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    with torch.no_grad():
+        (output,) = model.eval()([dict(image=image, height=64, width=96)])
+    assert output["instances"].image_size == (64, 96)
