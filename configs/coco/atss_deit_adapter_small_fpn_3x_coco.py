@@ -1,0 +1,28 @@
+"""ATSS, ViT-Adapter-S, DeiT-S, 3x+MS, on COCO.
+
+Published: box AP 49.6.
+"""
+
+from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.models.atss import atss
+from ..common.models.vit_adapter import detection_backbone
+from ..common.optim import decay_by_key
+from ..common.schedules import steps
+from ..common.train import train
+
+zoo = dict(
+    pretrained="https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
+    released="https://github.com/czczup/ViT-Adapter/releases/download/v0.1.5/"
+    "atss_deit_adapter_small_fpn_3x_coco.pth.tar",
+    metrics=dict(box_AP=49.6),
+)
+
+model = atss(detection_backbone("small", "deit_small_patch16_224"))
+dataloader.train.mapper.use_instance_mask = False
+
+optimizer = decay_by_key(lr=1e-4)
+train.max_iter = iterations(36)
+lr_multiplier = steps(36, [27, 33], train.max_iter)
+train.amp.enabled = True
+train.ddp.find_unused_parameters = True
+train.init_checkpoint = zoo["pretrained"]

@@ -1,0 +1,28 @@
+"""ATSS, plain ViT-S, DeiT-S, 3x+MS, on COCO.
+
+Published: box AP 45.2.
+A row of the paper without a configuration: the recipe is that of the model with adapter.
+"""
+
+from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.models.atss import atss
+from ..common.models.pyramid import vit_pyramid
+from ..common.optim import decay_by_key
+from ..common.schedules import steps
+from ..common.train import train
+
+zoo = dict(
+    pretrained="https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
+    released="",
+    metrics=dict(box_AP=45.2),
+)
+
+model = atss(vit_pyramid("small", "deit_small_patch16_224", windowed=True))
+dataloader.train.mapper.use_instance_mask = False
+
+optimizer = decay_by_key(lr=1e-4)
+train.max_iter = iterations(36)
+lr_multiplier = steps(36, [27, 33], train.max_iter)
+train.amp.enabled = True
+train.ddp.find_unused_parameters = True
+train.init_checkpoint = zoo["pretrained"]

@@ -1,0 +1,20 @@
+"""ATSS on the backbone of the quick start."""
+
+from ..common.data.shapes_instance import dataloader
+from ..common.models.atss import atss
+from ..common.models.vit_adapter_mini import backbone
+from ..common.optim import optimizer
+from ..common.schedules import cosine
+from ..common.train import train
+
+model = atss(backbone, num_classes=8, channels=64)
+dataloader.train.mapper.use_instance_mask = False
+
+optimizer.lr = 1e-3
+train.output_dir = "output/atss_shapes"
+train.seed = 1
+train.max_iter = 1500
+train.eval_period = 500
+train.clip_grad_norm = 1.0
+train.ddp.find_unused_parameters = True
+lr_multiplier = cosine(train.max_iter, warmup_iters=100)
