@@ -1,0 +1,22 @@
+"""DINO with four scales, ViT-Adapter-L, AugReg-L, 12 epochs, on COCO.
+
+Not a row of the paper: the recipe is that of DINO's own paper (arXiv 2203.03605) for ResNet-50.
+"""
+
+from ..common.models.dino import dino
+from ..common.models.vit_adapter import detection_backbone
+from ..common.normalization import HALF
+from .dino_4scale_deit_adapter_small_12ep_coco import dataloader, lr_multiplier, optimizer, train
+
+zoo = dict(
+    pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.1.6/"
+    "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1--"
+    "imagenet2012-steps_20k-lr_0.01-res_384.pth",
+    released="",
+    metrics=dict(),
+)
+
+model = dino(detection_backbone("large", "vit_large_patch16_384"))
+model.pixel_mean = model.pixel_std = HALF
+
+train.init_checkpoint = zoo["pretrained"]
