@@ -50,6 +50,19 @@ def test_what_is_missing_or_no_image_is_named(tmp_path):
         read_labels(path)
 
 
+def test_a_damaged_file_is_named(tmp_path):
+    path = save(tmp_path / "half.png", np.arange(4096, dtype=np.uint16).reshape(64, 64))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"half\.png cannot be read: .*truncated"):
+        read_labels(path)
+
+
+def test_fractions_are_no_classes(tmp_path):
+    path = save(tmp_path / "heights.tif", np.full((2, 3), 1.5, np.float32))
+    with pytest.raises(ValueError, match=r"heights\.tif must have whole numbers, got float32"):
+        read_labels(path)
+
+
 def test_values_out_of_range_are_named():
     labels = np.array([[0, 1], [2, 255]], np.uint8)
     check_labels(labels, 3, 255, "a")

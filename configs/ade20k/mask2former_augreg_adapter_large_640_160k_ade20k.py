@@ -33,7 +33,7 @@ model.pixel_mean = model.pixel_std = HALF
 model.backbone.vit.recompute_blocks = True
 model.backbone.interactions.recompute_attention = True
 dataloader = ade20k_semantic(CROP, has_masks=True, pixel_mean=HALF)
-test = semantic_test((2048, CROP), CROP)
+test = semantic_test((2048, CROP), CROP, clamp_ms=True)
 
 optimizer = layer_decay(lr=2e-5, rate=0.9, depth=24, first_layer=MASK2FORMER_FIRST_LAYER)
 train.max_iter = 160_000

@@ -26,9 +26,9 @@ zoo = dict(
 model = semantic_fpn(vit_pyramid("large", "vit_large_patch16_384"), num_classes=150)
 model.pixel_mean = model.pixel_std = HALF
 dataloader = ade20k_semantic(CROP, has_masks=False, pixel_mean=HALF)
-test = semantic_test((2048, CROP), CROP)
+test = semantic_test((2048, CROP), CROP, mode="whole")
 
 optimizer = adamw(lr=1e-4, weight_decay=1e-4)
 train.max_iter = 80_000
-lr_multiplier = poly(train.max_iter, power=0.9)
+lr_multiplier = poly(train.max_iter, power=0.9, warmup_iters=0)
 train.init_checkpoint = zoo["pretrained"]

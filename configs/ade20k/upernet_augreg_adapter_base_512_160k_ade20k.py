@@ -30,5 +30,6 @@ test = semantic_test((2048, 512), CROP)
 
 optimizer = decay_by_key(lr=2e-5, weight_decay=0.01, head=10.0)
 train.max_iter = 160_000
+train.amp.enabled = True
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

@@ -29,7 +29,7 @@ model = upernet(
 model.backbone.vit.recompute_blocks = True
 model.backbone.interactions.recompute_attention = True
 dataloader = ade20k_semantic(CROP, has_masks=False)
-test = semantic_test((2048, 640), CROP)
+test = semantic_test((2048, 640), CROP, clamp_ms=True)
 
 optimizer = layer_decay(lr=2e-5, rate=0.9, depth=24)
 train.max_iter = 160_000

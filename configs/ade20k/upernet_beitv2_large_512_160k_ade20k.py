@@ -28,7 +28,7 @@ model = upernet(
     in_channels=1024,
 )
 dataloader = ade20k_semantic(CROP, has_masks=False)
-test = semantic_test((2048, CROP), CROP)
+test = semantic_test((2048, CROP), CROP, clamp_ms=True)
 
 optimizer = layer_decay(lr=2e-5, rate=0.9, depth=24)
 train.max_iter = 160_000

@@ -26,5 +26,6 @@ test = semantic_test((2048, 512), CROP)
 
 optimizer = layer_decay(lr=0.00012, rate=0.95, depth=12, weight_decay=0.01)
 train.max_iter = 160_000
+train.amp.enabled = True
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

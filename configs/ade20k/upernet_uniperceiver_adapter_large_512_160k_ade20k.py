@@ -29,5 +29,6 @@ test = semantic_test((2048, 512), CROP)
 
 optimizer = layer_decay(lr=6e-5, rate=0.8, depth=24)
 train.max_iter = 160_000
+train.amp.enabled = True
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

@@ -34,7 +34,12 @@ model.backbone.vit.recompute_blocks = True
 model.backbone.interactions.recompute_attention = True
 dataloader = cityscapes_semantic(CROP, has_masks=True)
 test = semantic_test(
-    (2048, 1024), CROP, stride=512, divisor=None, ms_ratios=(*PUBLISHED_RATIOS, 2.0)
+    (2048, 1024),
+    CROP,
+    stride=512,
+    divisor=None,
+    clamp_ms=True,
+    ms_ratios=(*PUBLISHED_RATIOS, 2.0),
 )
 
 optimizer = layer_decay(lr=2e-5, rate=0.9, depth=24, first_layer=MASK2FORMER_FIRST_LAYER)

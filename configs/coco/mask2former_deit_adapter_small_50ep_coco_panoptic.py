@@ -14,6 +14,12 @@ from ..common.models.vit_adapter import segmentation_backbone
 from ..common.optim import optimizer
 from ..common.train import train
 
+zoo = dict(
+    pretrained="https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
+    released="",
+    metrics=dict(),
+)
+
 model = mask2former(
     segmentation_backbone("small", "deit_small_patch16_224"),
     num_classes=133,
@@ -26,3 +32,4 @@ train.clip_grad_norm = 0.01
 lr_multiplier = L(MultiStepParamScheduler)(
     values=[1.0, 0.1, 0.01], milestones=[327_778, 355_092], num_updates=train.max_iter
 )
+train.init_checkpoint = zoo["pretrained"]

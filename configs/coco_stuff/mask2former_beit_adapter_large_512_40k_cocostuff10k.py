@@ -30,7 +30,7 @@ model = large_semantic_mask2former(
 model.backbone.vit.recompute_blocks = True
 model.backbone.interactions.recompute_attention = True
 dataloader = coco_stuff_10k_semantic(CROP, has_masks=True)
-test = semantic_test((2048, 512), CROP)
+test = semantic_test((2048, 512), CROP, clamp_ms=True)
 
 optimizer = layer_decay(lr=2e-5, rate=0.9, depth=24, first_layer=MASK2FORMER_FIRST_LAYER)
 train.max_iter = 40_000

@@ -7,14 +7,18 @@ from vitadapter_d2.inference.semantic import PUBLISHED_RATIOS, SemanticTester
 from vitadapter_d2.inference.sliding_window import SlidingWindow
 
 
-def semantic_test(scale, crop, stride=None, divisor=32, **options):
-    """Windows of ``crop`` pixels, a third of which overlaps; ``scale`` limits the image's sides."""
+def semantic_test(scale, crop, stride=None, divisor=32, clamp_ms=False, **options):
+    """Windows of ``crop`` pixels, a third of which overlaps; ``scale`` limits the image's sides.
+
+    ``clamp_ms`` is for the models with an official configuration of their own for several scales;
+    the others are resized by the same rule at every scale.
+    """
     return L(SemanticTester)(
         **{
             "mode": "slide",
             "window": L(SlidingWindow)(crop_size=crop, stride=stride or crop * 2 // 3),
             "resize": L(KeepRatio)(scale=scale, divisor=divisor),
-            "ms_resize": L(ClampedToCrop)(scale=scale, crop_size=crop),
+            "ms_resize": L(ClampedToCrop)(scale=scale, crop_size=crop) if clamp_ms else None,
             "ms_ratios": PUBLISHED_RATIOS,
             **options,
         }

@@ -28,7 +28,7 @@ model = semantic_mask2former(
     num_classes=59,
 )
 dataloader = pascal_context_semantic(CROP, has_masks=True)
-test = semantic_test((4096, 520), CROP)
+test = semantic_test((4096, 520), CROP, clamp_ms=True)
 
 optimizer = layer_decay(lr=3e-5, rate=0.95, depth=12, first_layer=MASK2FORMER_FIRST_LAYER)
 train.max_iter = 40_000

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
-from vitadapter_d2.modeling.backbone import plain_vit
+from vitadapter_d2.modeling.backbone import PlainViTPyramid, frozen, plain_vit
 
 
 def test_saved_weights_load_again(tmp_path):
@@ -89,6 +89,7 @@ def test_only_what_was_trained_is_saved_when_asked_for(tmp_path, caplog):
     stored = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert stored["model"].keys() == model.state_dict().keys() - {"0.weight", "0.bias"}
     other = half_frozen()
+    other[0].load_state_dict(model[0].state_dict())
     kept = other[0].weight.clone()
     with caplog.at_level("INFO"):
         assert not Checkpointer(other).load(str(tmp_path / "model_final.pth"))
@@ -163,3 +164,39 @@ def test_versions_of_modules_survive(tmp_path):
         checkpointer.save("versioned")
         checkpointer.load(str(tmp_path / "versioned.pth"))
     assert seen == [3, 3]
+
+
+def test_frozen_parameters_of_another_start_are_warned_of(tmp_path, caplog):
+    Checkpointer(half_frozen(), str(tmp_path), trained_only=True).save("model_final")
+    checkpointer = Checkpointer(half_frozen())
+    with caplog.at_level("WARNING"):
+        checkpointer.load(str(tmp_path / "model_final.pth"))
+    assert "0.{bias, weight}" in caplog.text
+    assert (checkpointer.untouched, checkpointer.is_partial) == (["0.weight", "0.bias"], True)
+
+
+def test_trained_weights_alone_are_no_file_of_another_project(tmp_path):
+    """Beside a frozen trunk, a head and a pyramid have the names of Mask2Former's files."""
+
+    def build():
+        trunk = frozen(plain_vit(ORIGINALS["timm"].build()))
+        head = nn.ModuleDict({"predictor": nn.Linear(2, 2)})
+        return nn.ModuleDict(
+            {"backbone": PlainViTPyramid(trunk, [0, 1, 2, 3]), "sem_seg_head": head}
+        )
+
+    model, other = build(), build()
+    Checkpointer(model, str(tmp_path), trained_only=True).save("model_1", iteration=1)
+    assert Checkpointer(other).load(str(tmp_path / "model_1.pth")) == {"iteration": 1}
+    for part in ("backbone.up1", "sem_seg_head"):
+        for name, tensor in model.get_submodule(part).state_dict().items():
+            assert torch.equal(other.get_submodule(part).state_dict()[name], tensor)
+
+
+def test_a_compiled_model_has_the_names_of_the_plain_one(tmp_path):
+    model, other = torch.compile(nn.Linear(3, 2)), nn.Linear(3, 2)
+    Checkpointer(model, str(tmp_path)).save("model_final")
+    for loaded in (other, torch.compile(other)):
+        nn.init.zeros_(other.weight)
+        Checkpointer(loaded).load(str(tmp_path / "model_final.pth"))
+        torch.testing.assert_close(other.weight, model.weight)

@@ -13,7 +13,7 @@ from vitadapter_d2.checkpoint.conversion import convert_checkpoint, detect_kind
 from vitadapter_d2.checkpoint.reading import read_checkpoint
 from vitadapter_d2.checkpoint.relative_table import resize_relative_table
 from vitadapter_d2.layers.resample import resize_patch_kernel, resize_position_embedding
-from vitadapter_d2.modeling.backbone import plain_vit
+from vitadapter_d2.modeling.backbone import plain_vit, with_lora
 
 TIMM_LOADERS = {
     "timm": vision_transformer,
@@ -177,3 +177,23 @@ def test_training_files_of_dino_hold_a_teacher_in_chunks(tmp_path):
     assert conversion.report.kind == "dinov2"
     for name, tensor in conversion.state_dict.items():
         torch.testing.assert_close(tensor, model.state_dict()[name])
+
+
+def test_updates_of_low_rank_are_new():
+    model = randomized(vit())
+    trunk = with_lora(plain_vit(vit()), rank=2, targets=("qkv",))
+    conversion = convert(model, trunk)
+    assert {name.rpartition(".")[2] for name in conversion.report.fresh} == {"lora_a", "lora_b"}
+    name = "blocks.1.attn.qkv.weight"
+    assert torch.equal(conversion.state_dict[name], model.state_dict()[name])
+
+
+def test_positions_and_tables_that_are_not_square_are_refused():
+    oblong = randomized(vit(img_size=(96, 160)))
+    with pytest.raises(ValueError, match=r"pos_embed, \(1, 61, 64\) in the file"):
+        convert(oblong, plain_vit(vit()))
+    options = dict(init_values=0.1, use_rel_pos_bias=True, use_abs_pos_emb=False, num_classes=0)
+    models = [beit.Beit(img_size=size, **options, **SIZE) for size in ((64, 160), 128)]
+    trunk = plain_vit(models[1], window_sizes=(5,), keep_prefix_tokens=False)
+    with pytest.raises(ValueError, match=r"bias_table, \(136, 4\) in the file, \(81, 4\) in the m"):
+        convert(models[0], trunk)

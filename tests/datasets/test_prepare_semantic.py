@@ -395,6 +395,25 @@ def test_colour_pictures_instead_of_label_maps_are_refused(run, root):
     assert f"{path} is no label picture: it has colour" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("build", "script", "pattern"),
+    [
+        (chase_db1, "chase_db1", "CHASE_DB1/Image_01L.jpg"),
+        (chase_db1, "chase_db1", "CHASE_DB1/Image_01L_1stHO.png"),
+        (potsdam, "potsdam", "potsdam/2_Ortho_RGB/*2_10*"),
+        (potsdam, "potsdam", "potsdam/5_Labels_all_noBoundary/*2_10*"),
+        (mapillary, "mapillary_cityscapes", "mapillary_vistas/training/labels/*.png"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(run, root, build, script, pattern):
+    build(root)
+    path = next(root.glob(pattern))
+    path.write_bytes(path.read_bytes()[:-60])
+    done = run(f"prepare_{script}.py", "--root", str(root))
+    assert done.returncode == 1
+    assert f"{path} cannot be read: " in done.stderr.splitlines()[-1]
+
+
 def test_other_releases_of_coco_stuff_10k_are_named(run, root):
     coco_stuff_10k(root)
     path = next((root / "coco" / "coco_stuff_10k" / "annotations").glob("*77.mat"))

@@ -1,12 +1,15 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetCatalog
 from detectron2.utils.events import EventStorage
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
+from vitadapter_d2.data.datasets.registration import SemanticPaths, load_semantic_records
 from vitadapter_d2.engine.evaluate import do_test, summary_line
 from vitadapter_d2.engine.train import do_train
 from vitadapter_d2.engine.trainer import Trainer
@@ -49,6 +52,25 @@ def test_a_finished_run_is_only_evaluated(tiny_config):
     trained = do_train(tiny_config)
     resumed = do_train(tiny_config, resume=True)
     assert summary_line(resumed) == summary_line(trained)
+
+
+def test_a_wrong_test_is_told_before_the_first_iteration(tiny_config):
+    cfg = LazyConfig.apply_overrides(tiny_config, ["test.mode=slide"])
+    with pytest.raises(ValueError, match="test must be a call"):
+        do_train(cfg)
+    assert not Path(cfg.train.output_dir).exists()
+
+
+def test_a_missing_test_set_is_told_before_the_first_iteration(tiny_config, tmp_path):
+    paths = SemanticPaths(str(tmp_path), str(tmp_path))
+    DatasetCatalog.register("not_there", partial(load_semantic_records, paths))
+    tiny_config.dataloader.test.dataset.names = "not_there"
+    try:
+        with pytest.raises(FileNotFoundError, match=r"no \*\.png in"):
+            do_train(tiny_config)
+    finally:
+        DatasetCatalog.remove("not_there")
+    assert not Path(tiny_config.train.output_dir).exists()
 
 
 def build_trainer(cfg, data=None, **options):

@@ -54,3 +54,22 @@ def semantic_cross_entropy(
     if average_over_ignored:
         return total / labels.numel()
     return total / (labels != ignore_value).sum().clamp(min=1)
+
+
+def focal_class_cost(logits: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss of a class that is the target's, less that of a class that is not.
+
+    Reference: Deformable DETR, Appendix A.3, arXiv 2010.04159; what matching costs a class.
+
+    Args:
+        logits: of any shape, float32.
+        alpha: weight of targets against background, in [0, 1].
+        gamma: focus on hard ones, at least 0.
+
+    Returns:
+        As ``logits``.
+    """
+    probability = logits.sigmoid()
+    as_target = alpha * (1 - probability) ** gamma * F.softplus(-logits)
+    as_background = (1 - alpha) * probability**gamma * F.softplus(logits)
+    return as_target - as_background

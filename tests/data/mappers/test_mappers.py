@@ -187,6 +187,17 @@ def test_maps_of_another_size_or_with_colours_are_refused(record):
 
 
 @pytest.mark.parametrize("mapper_class", [SemanticMapper, PanopticMapper, InstanceMapper])
+def test_an_image_that_is_damaged_or_missing_is_named(record, mapper_class):
+    path = Path(record["file_name"])
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"image\.png cannot be read: .*truncated"):
+        mapper_class([])(record)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"image\.png"):
+        mapper_class([])(record)
+
+
+@pytest.mark.parametrize("mapper_class", [SemanticMapper, PanopticMapper, InstanceMapper])
 def test_bad_arguments_are_named(mapper_class):
     with pytest.raises(ValueError, match="'HSV'"):
         mapper_class([], image_format="HSV")

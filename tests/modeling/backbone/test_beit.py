@@ -97,6 +97,31 @@ def test_kept_biases_follow_the_grid_and_the_weights():
     torch.testing.assert_close(trunk.run(tokens, grid, 0, 3).detach(), kept)
 
 
+def test_kept_biases_follow_a_parameter_that_is_replaced():
+    trunk, other = plain_vit(tiny_beit()).eval(), plain_vit(tiny_beit()).eval()
+    tokens, grid = trunk.embed(torch.randn(1, 3, 96, 96))
+    with torch.no_grad():
+        trunk.run(tokens, grid, 0, 3)
+        state = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+        trunk.load_state_dict(state, assign=True)
+        expected = other.run(tokens, grid, 0, 3)
+        torch.testing.assert_close(trunk.run(tokens, grid, 0, 3), expected)
+        for parameter in (*trunk.parameters(), *other.parameters()):
+            parameter.data.mul_(0.5)  # as averaging hooks do; torch counts no new version
+        expected = other.eval().run(tokens, grid, 0, 3)
+        torch.testing.assert_close(trunk.eval().run(tokens, grid, 0, 3), expected)
+        fresh = plain_vit(tiny_beit()).eval()
+        fresh.load_state_dict(other.state_dict())
+        torch.testing.assert_close(expected, fresh.run(tokens, grid, 0, 3))
+
+
+def test_a_trunk_that_is_built_without_versions_runs():
+    with torch.inference_mode():
+        trunk = plain_vit(tiny_beit()).eval()
+        tokens, grid = trunk.embed(torch.randn(1, 3, 96, 96))
+        assert trunk.run(tokens, grid, 0, 3).shape == tokens.shape
+
+
 def test_index_buffers_are_not_stored():
     trunk = plain_vit(tiny_beit())
     assert not [name for name in trunk.state_dict() if "index" in name]

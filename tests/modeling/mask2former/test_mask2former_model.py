@@ -238,6 +238,9 @@ def test_wrong_targets_are_named():
     item["instances"].gt_masks = PolygonMasks([[[0.0, 0.0, 9.0, 0.0, 9.0, 9.0]]])
     with pytest.raises(ValueError, match="bitmask.*PolygonMasks"):
         model([item])
+    item["instances"].gt_masks = torch.ones(1, 32, 32, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"size of their image, \(64, 64\), got \(1, 32, 32\)"):
+        model([item])
     item["instances"].remove("gt_classes")
     with pytest.raises(ValueError, match=r"instances need gt_classes, got \['gt_masks'\]"):
         model([item])

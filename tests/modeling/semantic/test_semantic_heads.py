@@ -38,8 +38,11 @@ def test_upernet_with_fewer_levels():
 
 def test_batch_statistics_are_told_apart_from_other_norms():
     one = {name: level[:1] for name, level in pyramid().items()}
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        UPerNetHead(8, 5, channels=4)(one)
+    head = UPerNetHead(8, 5, channels=4)
+    with pytest.raises(ValueError, match=r"1x1 grid of 1 image .*train with 2 images or more"):
+        head(one)
+    assert head.eval()(one).shape == (1, 5, 13, 22)
+    assert UPerNetHead(8, 5, channels=4, pool_scales=(2, 3))(one).shape == (1, 5, 13, 22)
     assert UPerNetHead(8, 5, channels=4, norm="")(one).shape == (1, 5, 13, 22)
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
+
+from vitadapter_d2.layers.distributed import mean_over_ranks
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,4 @@ class DenseTargets:
         """
         total = weight.detach().sum()
         values = torch.stack((total.new_tensor(self.num_positive), total))
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(values)
-            values /= distributed.get_world_size()
-        return values.clamp(min=1)
+        return mean_over_ranks(values).clamp(min=1)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from fvcore.nn import sigmoid_focal_loss
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torchvision.ops import box_convert, generalized_box_iou_loss
 
+from vitadapter_d2.layers.distributed import mean_over_ranks
 from vitadapter_d2.modeling.dino.denoising import DenoisingQueries
 from vitadapter_d2.modeling.dino.matcher import HungarianMatcher
 from vitadapter_d2.modeling.dino.structures import BoxPrediction, BoxTargets
@@ -164,7 +165,4 @@ def _denoised(
 def _boxes_per_rank(targets: BoxTargets) -> Tensor:
     """Targets of all ranks over the number of ranks, at least 1."""
     count = torch.full((), float(len(targets.labels)), device=targets.labels.device)
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(count)
-        count /= distributed.get_world_size()
-    return count.clamp(min=1)
+    return mean_over_ranks(count).clamp(min=1)

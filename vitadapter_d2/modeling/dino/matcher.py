@@ -1,12 +1,12 @@
 """Assignment of queries to ground-truth boxes."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
+from vitadapter_d2.layers.assignment import Assignment, assign
+from vitadapter_d2.layers.losses import focal_class_cost
 from vitadapter_d2.modeling.dino.structures import BoxPrediction, BoxTargets
-from vitadapter_d2.modeling.mask2former.matcher import Assignment, _assign
 
 
 class HungarianMatcher:
@@ -48,7 +48,7 @@ class HungarianMatcher:
         Returns:
             The assignment, on the device of the predictions.
         """
-        return _assign(self.costs(predictions, targets), targets.counts)
+        return assign(self.costs(predictions, targets), targets.counts)
 
     @torch.no_grad()
     def costs(self, predictions: BoxPrediction, targets: BoxTargets) -> Tensor:
@@ -63,7 +63,7 @@ class HungarianMatcher:
             image's own number mean nothing.
         """
         with torch.autocast(predictions.boxes.device.type, enabled=False):
-            class_costs = self._class_costs(predictions.logits.float())
+            class_costs = focal_class_cost(predictions.logits.float(), self.alpha, self.gamma)
             boxes = predictions.boxes.float()
             num_outputs, batch, num_queries, _ = boxes.shape
             costs = boxes.new_zeros(num_outputs, batch, num_queries, max(targets.counts))
@@ -83,11 +83,3 @@ class HungarianMatcher:
                     ).unflatten(0, (num_outputs, num_queries))
                 )
             return costs
-
-    def _class_costs(self, logits: Tensor) -> Tensor:
-        """``(..., K)``: focal loss if the class is the target's, less that if it is not."""
-        probabilities = logits.sigmoid()
-        as_target = self.alpha * (1 - probabilities) ** self.gamma
-        as_background = (1 - self.alpha) * probabilities**self.gamma
-        log, log_not = (F.logsigmoid(x) for x in (logits, -logits))
-        return as_background * log_not - as_target * log

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from vitadapter_d2.layers.assignment import Assignment
+from vitadapter_d2.layers.distributed import mean_over_ranks
 from vitadapter_d2.layers.losses import dice_loss, mask_bce_loss
 from vitadapter_d2.layers.point_sample import sample_points, uncertain_points
-from vitadapter_d2.modeling.mask2former.matcher import Assignment, HungarianMatcher
+from vitadapter_d2.modeling.mask2former.matcher import HungarianMatcher
 from vitadapter_d2.modeling.mask2former.structures import MaskPrediction, MaskTargets
 
 
@@ -149,7 +151,4 @@ class SetCriterion(nn.Module):
 def _num_masks_per_rank(targets: MaskTargets) -> Tensor:
     """Targets of all ranks over the number of ranks, at least 1."""
     count = torch.full((), float(len(targets.masks)), device=targets.masks.device)
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(count)
-        count /= distributed.get_world_size()
-    return count.clamp(min=1)
+    return mean_over_ranks(count).clamp(min=1)

@@ -1,32 +1,14 @@
 """Assignment of queries to ground-truth masks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from vitadapter_d2.layers.assignment import Assignment, assign
 from vitadapter_d2.layers.point_sample import sample_points
 from vitadapter_d2.modeling.mask2former.structures import MaskPrediction, MaskTargets
-
-# Stands for costs that are not numbers, which scipy refuses: the losses then show the NaN.
-WORST_COST = 1e6
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """The query of every target, for each supervised output.
-
-    Attributes:
-        query_index: ``(L, N)`` int64, query of the target within its image; 0 if it has none.
-        matched: ``(L, N)`` bool, False for targets left over in images with more than Q of them.
-    """
-
-    query_index: Tensor
-    matched: Tensor
 
 
 class HungarianMatcher:
@@ -74,7 +56,7 @@ class HungarianMatcher:
         num_outputs, batch = len(predictions), len(targets.counts)
         points = torch.rand(num_outputs, batch, self.num_points, 2, device=device)
         costs = self.costs(predictions, targets, points)
-        return _assign(costs, targets.counts)
+        return assign(costs, targets.counts)
 
     def costs(
         self, predictions: Sequence[MaskPrediction], targets: MaskTargets, points: Tensor
@@ -130,19 +112,3 @@ class HungarianMatcher:
             + self.mask_weight * mask_cost
             + self.dice_weight * dice_cost
         )
-
-
-def _assign(costs: Tensor, counts: Sequence[int]) -> Assignment:
-    matrices = costs.nan_to_num(WORST_COST, WORST_COST, -WORST_COST).cpu().numpy()
-    query_index = np.zeros((len(matrices), sum(counts)), dtype=np.int64)
-    matched = np.zeros_like(query_index, dtype=bool)
-    start = 0
-    for image, count in enumerate(counts):
-        for output, matrix in enumerate(matrices[:, image, :, :count]):
-            queries, columns = linear_sum_assignment(matrix)
-            query_index[output, start + columns] = queries
-            matched[output, start + columns] = True
-        start += count
-    return Assignment(
-        torch.from_numpy(query_index).to(costs.device), torch.from_numpy(matched).to(costs.device)
-    )

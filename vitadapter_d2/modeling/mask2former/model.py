@@ -248,6 +248,10 @@ def _image_targets(item: dict[str, Any], size: Size, num_classes: int) -> tuple[
             "gt_masks must be BitMasks or a (N, H, W) tensor (instance_mask_format='bitmask'), "
             f"got {type(masks).__name__}"
         )
+    if tuple(masks.shape[-2:]) != tuple(size):  # smaller ones would be padded without a word
+        raise ValueError(
+            f"gt_masks must have the size of their image, {tuple(size)}, got {tuple(masks.shape)}"
+        )
     labels = instances.gt_classes
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(

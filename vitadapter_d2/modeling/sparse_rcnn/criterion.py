@@ -1,11 +1,13 @@
 """Losses of Sparse R-CNN."""
 
 import torch
+from detectron2.utils import comm
 from fvcore.nn import sigmoid_focal_loss
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
-from vitadapter_d2.modeling.mask2former.matcher import Assignment
+from vitadapter_d2.layers.assignment import Assignment
+from vitadapter_d2.layers.distributed import mean_over_ranks
 from vitadapter_d2.modeling.sparse_rcnn.matcher import HungarianMatcher
 from vitadapter_d2.modeling.sparse_rcnn.structures import BoxPrediction, BoxTargets
 
@@ -105,8 +107,4 @@ def _matched_index(targets: BoxTargets, assignment: Assignment) -> tuple[Tensor,
 def _objects_per_rank(assignment: Assignment) -> Tensor:
     """Matched objects of all ranks, at least 1, over the number of ranks."""
     count = assignment.matched[0].sum().float()
-    world_size = 1
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(count)
-        world_size = distributed.get_world_size()
-    return count.clamp(min=1) / world_size
+    return mean_over_ranks(count).clamp(min=1 / comm.get_world_size())

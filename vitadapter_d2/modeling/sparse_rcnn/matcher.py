@@ -1,12 +1,12 @@
 """Assignment of proposals to ground-truth boxes."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import generalized_box_iou_loss
 
-from vitadapter_d2.modeling.mask2former.matcher import Assignment, _assign
+from vitadapter_d2.layers.assignment import Assignment, assign
+from vitadapter_d2.layers.losses import focal_class_cost
 from vitadapter_d2.modeling.sparse_rcnn.structures import BoxPrediction, BoxTargets
 
 
@@ -50,7 +50,7 @@ class HungarianMatcher:
         Returns:
             The assignment ``(L, N)``, on the device of the predictions.
         """
-        return _assign(self.costs(prediction, targets), targets.counts)
+        return assign(self.costs(prediction, targets), targets.counts)
 
     def costs(self, prediction: BoxPrediction, targets: BoxTargets) -> Tensor:
         """Cost of each pair of proposal and object.
@@ -73,13 +73,7 @@ class HungarianMatcher:
         l1 = ((predicted - wanted) / targets.image_whwh[:, None, None]).abs().sum(-1)
         giou = 1 - generalized_box_iou_loss(predicted, wanted)
         return (
-            self.class_weight * self._class_cost(logits)
+            self.class_weight * focal_class_cost(logits, self.alpha, self.gamma)
             + self.l1_weight * l1
             - self.giou_weight * giou
         )
-
-    def _class_cost(self, logits: Tensor) -> Tensor:
-        probability = logits.sigmoid()
-        present = self.alpha * (1 - probability) ** self.gamma * F.softplus(-logits)
-        absent = (1 - self.alpha) * probability**self.gamma * F.softplus(logits)
-        return present - absent
