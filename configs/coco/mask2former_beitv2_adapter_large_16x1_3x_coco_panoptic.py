@@ -1,6 +1,7 @@
 """Mask2Former, ViT-Adapter-L, BEiTv2, on COCO panoptic.
 
-Published: PQ 58.4, box AP 52.9, mask AP 48.9. The official run also keeps a moving average of the weights (momentum 1e-4), which this does not.
+Published: PQ 58.4, box AP 52.9, mask AP 48.9. The official run also keeps a moving average of
+the weights (momentum 1e-4), which this does not.
 """
 
 import detectron2.data.transforms as T
