@@ -20,7 +20,8 @@ def read_labels(path: str | Path, allow_palette: bool = False) -> np.ndarray:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is no image, a colour image or a palette image.
+        ValueError: it is no image or a damaged one, a colour image or a palette image, or its
+            numbers are not whole.
     """
     if not PathManager.isfile(str(path)):
         raise FileNotFoundError(f"the label map {path} does not exist")
@@ -29,11 +30,15 @@ def read_labels(path: str | Path, allow_palette: bool = False) -> np.ndarray:
             mode, labels = image.mode, np.asarray(image)
     except UnidentifiedImageError as error:
         raise ValueError(f"the label map {path} is no image") from error
+    except OSError as error:  # Pillow's, of a file that ends too soon, does not name it
+        raise ValueError(f"the label map {path} cannot be read: {error}") from error
     if labels.ndim != 2:
         raise ValueError(
             f"the label map {path} must have one channel of class numbers, got a colour image of "
             f"shape {labels.shape} whose first pixel is {labels[0, 0].tolist()}"
         )
+    if labels.dtype.kind == "f":
+        raise ValueError(f"the label map {path} must have whole numbers, got {labels.dtype}")
     if mode == "P" and not allow_palette:
         values = np.unique(labels)[:5].tolist()
         raise ValueError(

@@ -100,6 +100,7 @@ def test_a_size_that_fits_is_left_alone():
     ("build", "message"),
     [
         (lambda: KeepRatio((512,)), r"scale must be two positive numbers of pixels, got \(512,\)"),
+        (lambda: KeepRatio(512), r"scale must be two positive numbers of pixels, got 512"),
         (lambda: ClampedToCrop((0, 512), 512), r"scale must be .* got \(0, 512\)"),
         (lambda: KeepRatio((2048, 512), 0), "divisor must be None or at least 1, got 0"),
         (lambda: ClampedToCrop((2048, 512), 0), "crop_size must be at least 1, got 0"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from vitadapter_d2.data.coco_format import rgb_to_ids
 from vitadapter_d2.data.parallel import parallel_map
@@ -203,6 +204,22 @@ def read_png(path: Path) -> np.ndarray:
     if image is None:
         raise FileNotFoundError(f"{path} does not exist or is no image")
     return image
+
+
+def read_picture(path: Path, mode: str) -> np.ndarray:
+    """Read an image in one of Pillow's modes, such as ``"RGB"`` or ``"L"``.
+
+    Raises:
+        FileNotFoundError: if it does not exist.
+        ValueError: if it is no image or a damaged one.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode))
+    except OSError as error:  # Pillow's, of a file that ends too soon, does not name it
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -43,7 +43,7 @@ def prepare_command(
         for split in args.splits:
             try:
                 done = prepare(args.root, split, workers=args.workers, title=split)
-            except (FileNotFoundError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 1
             print(f"{split}: {done.written} files written, {done.total} in all")

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from vitadapter_d2.data.datasets.chase_db1 import chase_db1_paths
 from vitadapter_d2.data.datasets.cityscapes import CITYSCAPES_SEMANTIC_CATEGORIES
@@ -24,6 +23,7 @@ from vitadapter_d2.data.prepare import (
     convert_labels,
     find_files,
     map_labels,
+    read_picture,
 )
 from vitadapter_d2.files import replacing, write_image
 
@@ -152,8 +152,6 @@ def _prepare_retina(images: Path, labels: Path, source: Path) -> bool:
     drawing = source.with_name(label_file.name)
     if not drawing.is_file():
         raise FileNotFoundError(f"{drawing} does not exist, the label map of {source}")
-    with Image.open(source) as image:
-        write_image(image_file, np.asarray(image.convert("RGB")))
-    with Image.open(drawing) as image:
-        write_image(label_file, np.asarray(image.convert("L")) // 128)
+    write_image(image_file, read_picture(source, "RGB"))
+    write_image(label_file, read_picture(drawing, "L") // 128)
     return True

@@ -13,7 +13,7 @@ from vitadapter_d2.data.datasets.potsdam import (
     potsdam_paths,
 )
 from vitadapter_d2.data.parallel import parallel_map
-from vitadapter_d2.data.prepare import IGNORE_LABEL, Prepared, shift_labels
+from vitadapter_d2.data.prepare import IGNORE_LABEL, Prepared, read_picture, shift_labels
 from vitadapter_d2.files import write_image
 
 CROP = 512
@@ -78,7 +78,7 @@ def _cut_tile(images: Path, labels: Path, tile: tuple[str, Path, Path]) -> Prepa
         missing = {n: c for n, c in crops.items() if not (labels / n).exists()}
         if not missing:
             return Prepared(0, len(crops))
-        image = np.asarray(opened.convert("RGB"))
+    image = read_picture(image_file, "RGB")
     label_map = _read_label_picture(label_file)
     if label_map.shape != image.shape[:2]:
         raise ValueError(f"{label_file} has size {label_map.shape}, its image {image.shape[:2]}")
@@ -95,8 +95,7 @@ def _starts(size: int) -> list[int]:
 
 def _read_label_picture(path: Path) -> np.ndarray:
     """Colours to classes; the few pixels in other colours that the pictures have are ignored."""
-    with Image.open(path) as opened:
-        rgb = np.asarray(opened.convert("RGB")).astype(np.int32)
+    rgb = read_picture(path, "RGB").astype(np.int32)
     codes = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
     classes = np.full(codes.shape, IGNORE_LABEL, np.uint8)
     is_known = codes == _code(_BLACK)

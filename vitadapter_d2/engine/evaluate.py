@@ -47,6 +47,19 @@ def do_test(cfg: DictConfig, model: nn.Module) -> Results:
     return results or OrderedDict()
 
 
+def check_test(cfg: DictConfig, model: nn.Module) -> None:
+    """Fails as :func:`do_test` would, without running the model.
+
+    Training asks first: the first evaluation may be hours away.
+
+    Raises:
+        FileNotFoundError: the data set to be evaluated is missing.
+        ValueError: ``test`` is wrong.
+    """
+    model_under_test(cfg, model)
+    instantiate(cfg.dataloader.test)
+
+
 def model_under_test(cfg: DictConfig, model: nn.Module) -> nn.Module:
     """The model as ``cfg.test`` wants it tested, for example through a sliding window.
 

@@ -59,9 +59,10 @@ class PictureWriter(DatasetEvaluator):
         plain = cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST)
         row = side_by_side([plain, annotated, predicted])
         write_image(self.output_dir / f"{Path(record['file_name']).stem}.png", row)
-        self.rows.append(row)
+        if len(self.rows) < self.gallery_rows:  # one of a large image fills 200 MB
+            self.rows.append(row)
 
     def evaluate(self) -> None:
         """Writes the gallery; no metric comes of it."""
         if self.rows and comm.is_main_process():
-            write_image(self.output_dir / "gallery.png", stack(self.rows[: self.gallery_rows]))
+            write_image(self.output_dir / "gallery.png", stack(self.rows))

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from vitadapter_d2 import compat
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.engine.distributed import synchronize_batch_norm
-from vitadapter_d2.engine.evaluate import Results, do_test
+from vitadapter_d2.engine.evaluate import Results, check_test, do_test
 from vitadapter_d2.engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,13 @@ def do_train(cfg: DictConfig, resume: bool = False) -> Results:
 
     Returns:
         Results of the last evaluation, empty if none was run.
+
+    Raises:
+        FileNotFoundError, ValueError: among others, before the first iteration if the model could
+            not be evaluated, see :func:`check_test`.
     """
     model = synchronize_batch_norm(instantiate(cfg.model).to(cfg.train.device))
+    check_test(cfg, model)
     cfg.optimizer.params.model = model
     trainer = Trainer(
         model=compat.create_ddp_model(model, **cfg.train.ddp),

@@ -150,5 +150,5 @@ def _at_least_1(height: int, width: int) -> Size:
 
 
 def _check_scale(scale: Sequence[int]) -> None:
-    if len(scale) != 2 or min(scale) < 1:
+    if not isinstance(scale, Sequence) or len(scale) != 2 or min(scale) < 1:
         raise ValueError(f"scale must be two positive numbers of pixels, got {scale}")

@@ -57,8 +57,12 @@ class ImageAugmenter:
         Args:
             record: Detectron2's record; height and width are added if they are missing.
             sem_seg: ``(H, W)`` classes, for augmentations that choose by content.
+
+        Raises:
+            FileNotFoundError: the image does not exist.
+            ValueError: it cannot be read, or the label map has another size.
         """
-        image = detection_utils.read_image(record["file_name"], format=self.image_format)
+        image = self._read(record["file_name"])
         detection_utils.check_image_size(record, image)
         if sem_seg is not None and sem_seg.shape != image.shape[:2]:
             raise ValueError(
@@ -68,6 +72,14 @@ class ImageAugmenter:
         augmented = T.AugInput(image, sem_seg=sem_seg)
         transforms = self.augmentations(augmented)
         return augmented.image, transforms
+
+    def _read(self, path: str) -> np.ndarray:
+        try:
+            return detection_utils.read_image(path, format=self.image_format)
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # Pillow's, of a damaged file, does not name it
+            raise ValueError(f"the image {path} cannot be read: {error}") from error
 
 
 class SegmentAssembler:

@@ -32,13 +32,27 @@ class PyramidPooling(nn.Module):
         self.fuse = conv_norm_relu(in_channels + len(self.scales) * channels, channels, 3, norm)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """``(B, in_channels, h, w)`` -> ``(B, channels, h, w)``."""
+        """``(B, in_channels, h, w)`` -> ``(B, channels, h, w)``.
+
+        Raises:
+            ValueError: batch statistics of a 1x1 grid are wanted of one image.
+        """
+        if len(feature) == 1 and any(map(self._has_one_value, self.branches, self.scales)):
+            raise ValueError(
+                "the pyramid pooling's 1x1 grid of 1 image has no batch statistics; train with 2 "
+                "images or more, with several processes, or with sem_seg_head.norm='GN'"
+            )
         height, width = feature.shape[-2:]
         context = [
             resize(branch(F.adaptive_avg_pool2d(feature, scale)), (height, width))
             for branch, scale in zip(self.branches, self.scales, strict=True)
         ]
         return self.fuse(torch.cat([feature, *context], dim=1))
+
+    @staticmethod
+    def _has_one_value(branch: nn.Module, scale: int) -> bool:
+        # By type: the synchronised norms, which subclass it or its base, see other processes too.
+        return scale == 1 and type(branch.norm) is nn.BatchNorm2d and branch.norm.training
 
 
 class UPerNetHead(SemanticHead):
