@@ -9,6 +9,7 @@ from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.mask2former import large_semantic_mask2former
 from ..common.models.vit_adapter import beit_segmentation_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import BEIT_LARGE
 from ..common.schedules import poly
 from ..common.testing import large_crop_test
 from ..common.train import train
@@ -16,8 +17,7 @@ from ..common.train import train
 CROP = 896
 
 zoo = dict(
-    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beit/"
-    "beit_large_patch16_224_pt22k_ft22k.pth",
+    pretrained=BEIT_LARGE,
     load_from="https://github.com/czczup/ViT-Adapter/releases/download/v0.2.6/"
     "mask2former_beit_adapter_large_896_80k_cocostuff164k.zip",
     released="https://github.com/czczup/ViT-Adapter/releases/download/v0.2.0/"

@@ -4,31 +4,25 @@ Published: mIoU 50.7, multi-scale 51.9. A row of the paper without a configurati
 the schedule is the one its text names (PVT's).
 """
 
-from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.semantic_fpn import semantic_fpn
 from ..common.models.vit_adapter import segmentation_backbone
 from ..common.normalization import HALF
-from ..common.optim import adamw
-from ..common.schedules import poly
-from ..common.testing import semantic_test
-from ..common.train import train
-
-CROP = 512
+from ..common.pretrained import AUGREG_BASE
+from .semantic_fpn_augreg_adapter_large_512_80k_ade20k import (
+    dataloader,
+    lr_multiplier,
+    optimizer,
+    test,
+    train,
+)
 
 zoo = dict(
-    pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
-    "B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--"
-    "imagenet2012-steps_20k-lr_0.01-res_384.pth",
+    pretrained=AUGREG_BASE,
     released="",
     metrics=dict(mIoU=50.7, mIoU_ms=51.9),
 )
 
 model = semantic_fpn(segmentation_backbone("base", "vit_base_patch16_384"), num_classes=150)
 model.pixel_mean = model.pixel_std = HALF
-dataloader = ade20k_semantic(CROP, has_masks=False, pixel_mean=HALF)
-test = semantic_test((2048, CROP), CROP, mode="whole")
 
-optimizer = adamw(lr=1e-4, weight_decay=1e-4)
-train.max_iter = 80_000
-lr_multiplier = poly(train.max_iter, power=0.9, warmup_iters=0)
 train.init_checkpoint = zoo["pretrained"]

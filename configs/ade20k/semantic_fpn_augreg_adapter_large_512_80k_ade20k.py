@@ -9,6 +9,7 @@ from ..common.models.semantic_fpn import semantic_fpn
 from ..common.models.vit_adapter import segmentation_backbone
 from ..common.normalization import HALF
 from ..common.optim import adamw
+from ..common.pretrained import AUGREG_LARGE
 from ..common.schedules import poly
 from ..common.testing import semantic_test
 from ..common.train import train
@@ -16,9 +17,7 @@ from ..common.train import train
 CROP = 512
 
 zoo = dict(
-    pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.1.6/"
-    "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1--"
-    "imagenet2012-steps_20k-lr_0.01-res_384.pth",
+    pretrained=AUGREG_LARGE,
     released="",
     metrics=dict(mIoU=52.9, mIoU_ms=53.7),
 )

@@ -5,31 +5,25 @@ the schedule is the one its text names (PVT's). It prints 324 M parameters; the 
 that its code has for ViT-B gives 318 M.
 """
 
-from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.semantic_fpn import semantic_fpn
 from ..common.models.vit_adapter import light_segmentation_backbone
 from ..common.normalization import HALF
-from ..common.optim import adamw
-from ..common.schedules import poly
-from ..common.testing import semantic_test
-from ..common.train import train
-
-CROP = 512
+from ..common.pretrained import AUGREG_LARGE
+from .semantic_fpn_augreg_adapter_large_512_80k_ade20k import (
+    dataloader,
+    lr_multiplier,
+    optimizer,
+    test,
+    train,
+)
 
 zoo = dict(
-    pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.1.6/"
-    "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1--"
-    "imagenet2012-steps_20k-lr_0.01-res_384.pth",
+    pretrained=AUGREG_LARGE,
     released="",
     metrics=dict(mIoU=52.7, mIoU_ms=53.5),
 )
 
 model = semantic_fpn(light_segmentation_backbone("large", "vit_large_patch16_384"), num_classes=150)
 model.pixel_mean = model.pixel_std = HALF
-dataloader = ade20k_semantic(CROP, has_masks=False, pixel_mean=HALF)
-test = semantic_test((2048, CROP), CROP, mode="whole")
 
-optimizer = adamw(lr=1e-4, weight_decay=1e-4)
-train.max_iter = 80_000
-lr_multiplier = poly(train.max_iter, power=0.9, warmup_iters=0)
 train.init_checkpoint = zoo["pretrained"]

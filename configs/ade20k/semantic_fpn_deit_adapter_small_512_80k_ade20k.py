@@ -8,6 +8,7 @@ from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.semantic_fpn import semantic_fpn
 from ..common.models.vit_adapter import segmentation_backbone
 from ..common.optim import adamw
+from ..common.pretrained import DEIT_SMALL
 from ..common.schedules import poly
 from ..common.testing import semantic_test
 from ..common.train import train
@@ -15,7 +16,7 @@ from ..common.train import train
 CROP = 512
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
+    pretrained=DEIT_SMALL,
     released="",
     metrics=dict(mIoU=46.1, mIoU_ms=46.6),
 )

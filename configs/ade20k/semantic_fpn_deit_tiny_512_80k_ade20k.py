@@ -4,27 +4,23 @@ Published: mIoU 39.4, multi-scale 40.5. A row of the paper without a configurati
 the schedule is the one its text names (PVT's).
 """
 
-from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.pyramid import vit_pyramid
 from ..common.models.semantic_fpn import semantic_fpn
-from ..common.optim import adamw
-from ..common.schedules import poly
-from ..common.testing import semantic_test
-from ..common.train import train
-
-CROP = 512
+from ..common.pretrained import DEIT_TINY
+from .semantic_fpn_deit_adapter_small_512_80k_ade20k import (
+    dataloader,
+    lr_multiplier,
+    optimizer,
+    test,
+    train,
+)
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_tiny_patch16_224-a1311bcf.pth",
+    pretrained=DEIT_TINY,
     released="",
     metrics=dict(mIoU=39.4, mIoU_ms=40.5),
 )
 
 model = semantic_fpn(vit_pyramid("tiny", "deit_tiny_patch16_224"), num_classes=150)
-dataloader = ade20k_semantic(CROP, has_masks=False)
-test = semantic_test((2048, CROP), CROP, mode="whole")
 
-optimizer = adamw(lr=1e-4, weight_decay=1e-4)
-train.max_iter = 80_000
-lr_multiplier = poly(train.max_iter, power=0.9, warmup_iters=0)
 train.init_checkpoint = zoo["pretrained"]

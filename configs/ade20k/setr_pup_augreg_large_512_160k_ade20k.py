@@ -7,12 +7,11 @@ from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.setr import LARGE_BLOCKS, setr_pup
 from ..common.models.trunks import vit
 from ..common.normalization import HALF
+from ..common.pretrained import AUGREG_LARGE
 from .setr_pup_deit_base_512_160k_ade20k import CROP, lr_multiplier, optimizer, test, train
 
 zoo = dict(
-    pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.1.6/"
-    "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1--"
-    "imagenet2012-steps_20k-lr_0.01-res_384.pth",
+    pretrained=AUGREG_LARGE,
     released="",
     metrics=dict(mIoU=48.6, mIoU_ms=50.1),
 )

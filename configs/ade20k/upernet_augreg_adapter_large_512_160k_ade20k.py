@@ -8,6 +8,7 @@ from ..common.models.upernet import upernet
 from ..common.models.vit_adapter import segmentation_backbone
 from ..common.normalization import HALF
 from ..common.optim import layer_decay
+from ..common.pretrained import AUGREG_LARGE
 from ..common.schedules import poly
 from ..common.testing import semantic_test
 from ..common.train import train
@@ -15,9 +16,7 @@ from ..common.train import train
 CROP = 512
 
 zoo = dict(
-    pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.1.6/"
-    "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1--"
-    "imagenet2012-steps_20k-lr_0.01-res_384.pth",
+    pretrained=AUGREG_LARGE,
     released="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
     "upernet_augreg_adapter_large_512_160k_ade20k.pth.tar",
     metrics=dict(mIoU=53.4, mIoU_ms=54.4),

@@ -7,6 +7,7 @@ from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.upernet import upernet
 from ..common.models.vit_adapter import beit_segmentation_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import BEIT_LARGE
 from ..common.schedules import poly
 from ..common.testing import semantic_test
 from ..common.train import train
@@ -14,8 +15,7 @@ from ..common.train import train
 CROP = 640
 
 zoo = dict(
-    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beit/"
-    "beit_large_patch16_224_pt22k_ft22k.pth",
+    pretrained=BEIT_LARGE,
     released="https://github.com/czczup/ViT-Adapter/releases/download/v0.2.1/"
     "upernet_beit_adapter_large_640_160k_ade20k.pth.tar",
     metrics=dict(mIoU=58.0, mIoU_ms=58.4),

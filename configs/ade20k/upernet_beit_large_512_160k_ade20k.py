@@ -4,6 +4,7 @@ from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.pyramid import beit_pyramid
 from ..common.models.upernet import upernet
 from ..common.optim import layer_decay
+from ..common.pretrained import BEIT_LARGE
 from ..common.schedules import poly
 from ..common.testing import semantic_test
 from ..common.train import train
@@ -11,8 +12,7 @@ from ..common.train import train
 CROP = 512
 
 zoo = dict(
-    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beit/"
-    "beit_large_patch16_224_pt22k_ft22k.pth",
+    pretrained=BEIT_LARGE,
     released="",
     metrics=dict(),
 )

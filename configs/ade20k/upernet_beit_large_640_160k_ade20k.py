@@ -8,6 +8,7 @@ from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.pyramid import beit_pyramid
 from ..common.models.upernet import upernet
 from ..common.optim import layer_decay
+from ..common.pretrained import BEIT_LARGE
 from ..common.schedules import poly
 from ..common.testing import semantic_test
 from ..common.train import train
@@ -15,8 +16,7 @@ from ..common.train import train
 CROP = 640
 
 zoo = dict(
-    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beit/"
-    "beit_large_patch16_224_pt22k_ft22k.pth",
+    pretrained=BEIT_LARGE,
     released="",
     metrics=dict(mIoU=56.7, mIoU_ms=57.0),
 )

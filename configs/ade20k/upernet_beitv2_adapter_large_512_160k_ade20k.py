@@ -8,6 +8,7 @@ from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.upernet import upernet
 from ..common.models.vit_adapter import beit_segmentation_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import BEITV2_LARGE
 from ..common.schedules import poly
 from ..common.testing import semantic_test
 from ..common.train import train
@@ -15,8 +16,7 @@ from ..common.train import train
 CROP = 512
 
 zoo = dict(
-    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beitv2/"
-    "beitv2_large_patch16_224_pt1k_ft21k.pth",
+    pretrained=BEITV2_LARGE,
     released="",
     metrics=dict(mIoU=58.0, mIoU_ms=58.5),
 )

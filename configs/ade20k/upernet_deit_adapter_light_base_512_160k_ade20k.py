@@ -1,27 +1,22 @@
 """UPerNet, ViT-Adapter-light-B, DeiT, crops of 512 pixels, on ADE20K; no number was published."""
 
-from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.upernet import upernet
 from ..common.models.vit_adapter import light_segmentation_backbone
-from ..common.optim import layer_decay
-from ..common.schedules import poly
-from ..common.testing import semantic_test
-from ..common.train import train
-
-CROP = 512
+from ..common.pretrained import DEIT_BASE
+from .upernet_deit_adapter_small_512_160k_ade20k import (
+    dataloader,
+    lr_multiplier,
+    optimizer,
+    test,
+    train,
+)
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_base_patch16_224-b5f2ef4d.pth",
+    pretrained=DEIT_BASE,
     released="",
     metrics=dict(),
 )
 
 model = upernet(light_segmentation_backbone("base", "deit_base_patch16_224"), num_classes=150)
-dataloader = ade20k_semantic(CROP, has_masks=False)
-test = semantic_test((2048, 512), CROP)
 
-optimizer = layer_decay(lr=6e-5, rate=0.95, depth=12, weight_decay=0.01)
-train.max_iter = 160_000
-train.amp.enabled = True
-lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

@@ -7,6 +7,7 @@ from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.upernet import upernet
 from ..common.models.vit_adapter import segmentation_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import DEIT_SMALL
 from ..common.schedules import poly
 from ..common.testing import semantic_test
 from ..common.train import train
@@ -14,7 +15,7 @@ from ..common.train import train
 CROP = 512
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
+    pretrained=DEIT_SMALL,
     released="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
     "upernet_deit_adapter_small_512_160k_ade20k.pth",
     metrics=dict(mIoU=46.2, mIoU_ms=47.1),

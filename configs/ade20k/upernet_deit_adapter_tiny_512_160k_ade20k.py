@@ -3,29 +3,20 @@
 Published: mIoU 42.6, multi-scale 43.6.
 """
 
-from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.upernet import upernet
 from ..common.models.vit_adapter import segmentation_backbone
 from ..common.optim import layer_decay
-from ..common.schedules import poly
-from ..common.testing import semantic_test
-from ..common.train import train
-
-CROP = 512
+from ..common.pretrained import DEIT_TINY
+from .upernet_deit_adapter_small_512_160k_ade20k import dataloader, lr_multiplier, test, train
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_tiny_patch16_224-a1311bcf.pth",
+    pretrained=DEIT_TINY,
     released="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
     "upernet_deit_adapter_tiny_512_160_ade20k.pth.tar",
     metrics=dict(mIoU=42.6, mIoU_ms=43.6),
 )
 
 model = upernet(segmentation_backbone("tiny", "deit_tiny_patch16_224"), num_classes=150)
-dataloader = ade20k_semantic(CROP, has_masks=False)
-test = semantic_test((2048, 512), CROP)
 
 optimizer = layer_decay(lr=0.00012, rate=0.95, depth=12, weight_decay=0.01)
-train.max_iter = 160_000
-train.amp.enabled = True
-lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

@@ -7,6 +7,7 @@ from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.upernet import upernet
 from ..common.models.vit_adapter import uniperceiver_segmentation_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import UNIPERCEIVER_LARGE
 from ..common.schedules import poly
 from ..common.testing import semantic_test
 from ..common.train import train
@@ -14,8 +15,7 @@ from ..common.train import train
 CROP = 512
 
 zoo = dict(
-    pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
-    "uni-perceiver-large-L24-H1024-224size-pretrained_converted.pth",
+    pretrained=UNIPERCEIVER_LARGE,
     released="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
     "upernet_uniperceiver_adapter_large_512_160k_ade20k.pth",
     metrics=dict(mIoU=55.0, mIoU_ms=55.4),

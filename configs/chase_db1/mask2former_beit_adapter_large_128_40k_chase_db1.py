@@ -6,6 +6,7 @@ from ..common.data.chase_db1_semantic import chase_db1_semantic
 from ..common.models.mask2former import semantic_mask2former
 from ..common.models.vit_adapter import beit_segmentation_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import BEIT_LARGE
 from ..common.schedules import poly
 from ..common.testing import semantic_test
 from ..common.train import train
@@ -13,8 +14,7 @@ from ..common.train import train
 CROP = 128
 
 zoo = dict(
-    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beit/"
-    "beit_large_patch16_224_pt22k_ft22k.pth",
+    pretrained=BEIT_LARGE,
     released="",
     metrics=dict(mDice=89.4),
 )

@@ -7,11 +7,12 @@ from ..common.data.coco_instance_ms import dataloader, iterations
 from ..common.models.cascade import cascade_mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import decay_by_key
+from ..common.pretrained import DEIT_SMALL
 from ..common.schedules import steps
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
+    pretrained=DEIT_SMALL,
     released="https://github.com/czczup/ViT-Adapter/releases/download/v0.1.3/"
     "cascade_mask_rcnn_deit_adapter_small_fpn_3x_coco.pth.tar",
     metrics=dict(box_AP=51.5, mask_AP=44.3),

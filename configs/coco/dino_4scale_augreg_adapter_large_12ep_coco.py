@@ -6,12 +6,11 @@ Not a row of the paper: the recipe is that of DINO's own paper (arXiv 2203.03605
 from ..common.models.dino import dino
 from ..common.models.vit_adapter import detection_backbone
 from ..common.normalization import HALF
+from ..common.pretrained import AUGREG_LARGE
 from .dino_4scale_deit_adapter_small_12ep_coco import dataloader, lr_multiplier, optimizer, train
 
 zoo = dict(
-    pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.1.6/"
-    "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1--"
-    "imagenet2012-steps_20k-lr_0.01-res_384.pth",
+    pretrained=AUGREG_LARGE,
     released="",
     metrics=dict(),
 )

@@ -5,10 +5,11 @@ Not a row of the paper: the recipe is that of DINO's own paper (arXiv 2203.03605
 
 from ..common.models.dino import dino
 from ..common.models.vit_adapter import detection_backbone
+from ..common.pretrained import DEIT_BASE
 from .dino_4scale_deit_adapter_small_12ep_coco import dataloader, lr_multiplier, optimizer, train
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_base_patch16_224-b5f2ef4d.pth",
+    pretrained=DEIT_BASE,
     released="",
     metrics=dict(),
 )

@@ -12,10 +12,11 @@ from ..common.data.coco_instance_ms import dataloader, iterations
 from ..common.models.dino import dino
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import adamw
+from ..common.pretrained import DEIT_SMALL
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
+    pretrained=DEIT_SMALL,
     released="",
     metrics=dict(),
 )

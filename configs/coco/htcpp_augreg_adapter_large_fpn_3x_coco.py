@@ -9,13 +9,12 @@ from ..common.data.coco_instance import iterations
 from ..common.models.htc import htc
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import AUGREG_LARGE
 from ..common.schedules import steps
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.1.6/"
-    "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1--"
-    "imagenet2012-steps_20k-lr_0.01-res_384.pth",
+    pretrained=AUGREG_LARGE,
     released="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
     "htc++_augreg_adapter_large_fpn_3x_coco.pth",
     metrics=dict(box_AP=56.6, mask_AP=49.0, box_AP_ms=57.7, mask_AP_ms=49.9),

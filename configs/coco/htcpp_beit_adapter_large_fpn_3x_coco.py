@@ -9,12 +9,12 @@ from ..common.data.coco_instance import iterations
 from ..common.models.htc import htc
 from ..common.models.vit_adapter import beit_detection_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import BEIT_LARGE
 from ..common.schedules import steps
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beit/"
-    "beit_large_patch16_224_pt22k_ft22k.pth",
+    pretrained=BEIT_LARGE,
     released="https://github.com/czczup/ViT-Adapter/releases/download/0.3.0/"
     "htc++_beit_adapter_large_fpn_3x_coco.pth.tar",
     metrics=dict(box_AP=58.4, mask_AP=50.8, box_AP_ms=60.2, mask_AP_ms=52.2),

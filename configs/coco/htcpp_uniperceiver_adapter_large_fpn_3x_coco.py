@@ -5,12 +5,12 @@ from ..common.data.coco_instance import iterations
 from ..common.models.htc import htc
 from ..common.models.vit_adapter import uniperceiver_detection_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import UNIPERCEIVER_LARGE
 from ..common.schedules import steps
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
-    "uni-perceiver-large-L24-H1024-224size-pretrained_converted.pth",
+    pretrained=UNIPERCEIVER_LARGE,
     released="",
     metrics=dict(),
 )

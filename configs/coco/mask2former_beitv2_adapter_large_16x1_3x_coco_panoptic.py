@@ -12,12 +12,12 @@ from ..common.data.coco_panoptic import dataloader
 from ..common.models.mask2former import mask2former
 from ..common.models.vit_adapter import beit_detection_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import BEITV2_LARGE
 from ..common.schedules import steps
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beitv2/"
-    "beitv2_large_patch16_224_pt1k_ft21k.pth",
+    pretrained=BEITV2_LARGE,
     released="https://github.com/czczup/ViT-Adapter/releases/download/panoptic/"
     "mask2former_beitv2_adapter_large_16x1_3x_coco-panoptic.pth",
     metrics=dict(PQ=58.4, box_AP=52.9, mask_AP=48.9),

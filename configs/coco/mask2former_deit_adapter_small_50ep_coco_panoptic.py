@@ -12,10 +12,11 @@ from ..common.data.coco_panoptic import dataloader
 from ..common.models.mask2former import mask2former
 from ..common.models.vit_adapter import segmentation_backbone
 from ..common.optim import optimizer
+from ..common.pretrained import DEIT_SMALL
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
+    pretrained=DEIT_SMALL,
     released="",
     metrics=dict(),
 )

@@ -10,13 +10,12 @@ from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.normalization import HALF
 from ..common.optim import decay_by_key
+from ..common.pretrained import AUGREG_BASE
 from ..common.schedules import steps
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
-    "B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--"
-    "imagenet2012-steps_20k-lr_0.01-res_384.pth",
+    pretrained=AUGREG_BASE,
     released="",
     metrics=dict(box_AP=50.5, mask_AP=44.6),
 )

@@ -7,11 +7,12 @@ from ..common.data.coco_instance_ms import dataloader, iterations
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import decay_by_key
+from ..common.pretrained import DEIT_BASE
 from ..common.schedules import steps
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_base_patch16_224-b5f2ef4d.pth",
+    pretrained=DEIT_BASE,
     released="https://github.com/czczup/ViT-Adapter/releases/download/v0.1.6/"
     "mask_rcnn_deit_adapter_base_fpn_3x_coco.pth.tar",
     metrics=dict(box_AP=49.6, mask_AP=43.6),

@@ -7,11 +7,12 @@ from ..common.data.coco_instance_ms import dataloader, iterations
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import decay_by_key
+from ..common.pretrained import DEIT_TINY
 from ..common.schedules import steps
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_tiny_patch16_224-a1311bcf.pth",
+    pretrained=DEIT_TINY,
     released="https://github.com/czczup/ViT-Adapter/releases/download/v0.1.2/"
     "mask_rcnn_deit_adapter_tiny_fpn_3x_coco.pth.tar",
     metrics=dict(box_AP=46.0, mask_AP=41.0),

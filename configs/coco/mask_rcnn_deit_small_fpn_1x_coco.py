@@ -8,11 +8,12 @@ from ..common.data.coco_instance import dataloader, iterations
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.optim import decay_by_key
+from ..common.pretrained import DEIT_SMALL
 from ..common.schedules import steps
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth",
+    pretrained=DEIT_SMALL,
     released="",
     metrics=dict(box_AP=40.2, mask_AP=37.1),
 )

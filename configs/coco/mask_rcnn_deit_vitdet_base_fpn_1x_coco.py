@@ -9,11 +9,12 @@ from ..common.data.coco_instance import dataloader, iterations
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.optim import decay_by_key
+from ..common.pretrained import DEIT_BASE
 from ..common.schedules import steps
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_base_patch16_224-b5f2ef4d.pth",
+    pretrained=DEIT_BASE,
     released="",
     metrics=dict(),
 )

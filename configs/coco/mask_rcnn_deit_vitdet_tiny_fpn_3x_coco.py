@@ -9,11 +9,12 @@ from ..common.data.coco_instance_ms import dataloader, iterations
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.optim import decay_by_key
+from ..common.pretrained import DEIT_TINY
 from ..common.schedules import steps
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/deit/deit_tiny_patch16_224-a1311bcf.pth",
+    pretrained=DEIT_TINY,
     released="",
     metrics=dict(box_AP=40.4, mask_AP=37.1),
 )

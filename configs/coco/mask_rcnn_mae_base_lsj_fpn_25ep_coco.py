@@ -8,11 +8,12 @@ from ..common.data.coco_instance_lsj import dataloader, iterations
 from ..common.models.mask_rcnn import upgraded_mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.optim import decay_by_key
+from ..common.pretrained import MAE_BASE
 from ..common.schedules import cosine
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth",
+    pretrained=MAE_BASE,
     released="",
     metrics=dict(box_AP=48.1, mask_AP=43.2),
 )

@@ -9,6 +9,7 @@ from ..common.data.coco_stuff_10k_semantic import coco_stuff_10k_semantic
 from ..common.models.mask2former import semantic_mask2former
 from ..common.models.vit_adapter import beit_segmentation_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import BEIT_BASE
 from ..common.schedules import poly
 from ..common.testing import semantic_test
 from ..common.train import train
@@ -16,8 +17,7 @@ from ..common.train import train
 CROP = 512
 
 zoo = dict(
-    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beit/"
-    "beit_base_patch16_224_pt22k_ft22k.pth",
+    pretrained=BEIT_BASE,
     released="https://github.com/czczup/ViT-Adapter/releases/download/v0.2.9/"
     "mask2former_beit_adapter_base_512_40k_cocostuff10k.pth.tar",
     metrics=dict(mIoU=50.0, mIoU_ms=50.5),

@@ -9,6 +9,7 @@ from ..common.data.coco_stuff_164k_semantic import coco_stuff_164k_semantic
 from ..common.models.mask2former import large_semantic_mask2former
 from ..common.models.vit_adapter import beit_segmentation_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import BEITV2_LARGE
 from ..common.schedules import poly
 from ..common.testing import semantic_test
 from ..common.train import train
@@ -16,8 +17,7 @@ from ..common.train import train
 CROP = 896
 
 zoo = dict(
-    pretrained="https://conversationhub.blob.core.windows.net/beit-share-public/beitv2/"
-    "beitv2_large_patch16_224_pt1k_ft21k.pth",
+    pretrained=BEITV2_LARGE,
     released="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
     "mask2former_beitv2_adapter_large_896_80k_cocostuff164k.zip",
     metrics=dict(mIoU=52.3),
