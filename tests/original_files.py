@@ -105,9 +105,14 @@ def dinov3(state: State) -> State:
             original[f"{block}qkv.bias_mask"] = torch.ones(192)
         else:
             original[name] = tensor
-    return rename(
-        original, [("^reg_token$", "storage_tokens"), (r"\.gamma_([12])$", r".ls\1.gamma")]
-    )
+    rules = [("^reg_token$", "storage_tokens"), (r"\.gamma_([12])$", r".ls\1.gamma")]
+    if "blocks.0.mlp.fc1_g.weight" in state:  # the ViT-H+, gated
+        rules += [
+            (r"\.mlp\.fc1_g\.", ".mlp.w1."),
+            (r"\.mlp\.fc1_x\.", ".mlp.w2."),
+            (r"\.mlp\.fc2\.", ".mlp.w3."),
+        ]
+    return rename(original, rules)
 
 
 def clip(state: State) -> State:
@@ -188,7 +193,7 @@ def _vit(**changes: object) -> DictConfig:
 
 
 BEIT = L(Beit)(img_size=128, num_classes=7, init_values=0.1, use_rel_pos_bias=True, **SIZE)
-EVA = L(Eva)(
+_EVA = dict(
     img_size=128,
     num_classes=7,
     patch_size=16,
@@ -202,6 +207,8 @@ EVA = L(Eva)(
     use_fc_norm=False,
     **SIZE,
 )
+EVA = L(Eva)(**_EVA)
+GATED_EVA = L(Eva)(**_EVA, swiglu_mlp=True, swiglu_align_to=8)
 SWIGLU = dict(mlp_layer=SwiGLUPacked, act_layer=nn.SiLU)
 
 
@@ -238,6 +245,7 @@ ORIGINALS = {
         "dinov2", _vit(init_values=0.1, reg_tokens=2, no_embed_class=True, **SWIGLU), dinov2
     ),
     "dinov3": Original("dinov3", EVA, dinov3),
+    "dinov3_gated": Original("dinov3", GATED_EVA, dinov3),
     "uniperceiver": Original(
         "uniperceiver",
         L(UniPerceiver)(pretrain_grid=(8, 8), init_values=0.1, **SIZE),

@@ -54,6 +54,16 @@ def convert(args: argparse.Namespace) -> Conversion:
     return convert_checkpoint(state_dict, model, args.kind, args.allow_partial)
 
 
+def write(conversion: Conversion, target: Path, report_file: Path) -> None:
+    """The report last: where it is, all is."""
+    # Copies: a part of a larger tensor would be saved with the whole of it.
+    tensors = {name: part.contiguous().clone() for name, part in conversion.state_dict.items()}
+    with replacing(target) as file:
+        torch.save({"model": tensors}, file)
+    with replacing(report_file, "w") as file:
+        file.write(conversion.report.to_json())
+
+
 def main() -> int:
     """Returns the exit status."""
     args = parse_arguments()
@@ -63,15 +73,10 @@ def main() -> int:
             if file.exists() and not args.overwrite:
                 raise ValueError(f"{file} is there already; --overwrite replaces it")
         conversion = convert(args)
-    except (FileNotFoundError, ValueError) as error:
+        write(conversion, args.target, report_file)
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    # Copies: a part of a larger tensor would be saved with the whole of it.
-    tensors = {name: part.contiguous().clone() for name, part in conversion.state_dict.items()}
-    with replacing(args.target) as file:
-        torch.save({"model": tensors}, file)
-    with replacing(report_file, "w") as file:
-        file.write(conversion.report.to_json())
     print("\n".join(conversion.report.lines()))
     print(f"written to {args.target}, all names to {report_file}")
     return 0

@@ -35,7 +35,7 @@ def get(name: str, weights: str | None = None, trained: bool = False) -> nn.Modu
     Raises:
         FileNotFoundError: there is no such name or file, or no way to the URL.
         ValueError: ``trained`` together with ``weights``, or nothing was released; or the weights
-            do not fit.
+            of another project do not fit. What does not fit of this project's own is logged.
     """
     cfg = get_config(name)
     if trained:

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from vitadapter_d2.checkpoint.conversion import convert_checkpoint, detect_kind
 from vitadapter_d2.checkpoint.reading import read_checkpoint
-from vitadapter_d2.checkpoint.relative_table import resize_relative_table
+from vitadapter_d2.layers.relative_table import resize_relative_table
 from vitadapter_d2.layers.resample import resize_patch_kernel, resize_position_embedding
 from vitadapter_d2.modeling.backbone import plain_vit, with_lora
 
@@ -23,6 +23,7 @@ TIMM_LOADERS = {
     "beit": beit,
     "dinov2": vision_transformer,
     "dinov3": eva,
+    "dinov3_gated": eva,
 }
 
 
@@ -147,6 +148,16 @@ def test_tables_of_beit_are_resized_to_grid_and_window(window):
     torch.testing.assert_close(conversion.state_dict[name], expected)
     assert conversion.report.resized[name].startswith(f"(228, 4) -> ({len(expected)}, 4)")
     assert ("cls_token" in conversion.report.unused) == (window is not None)
+
+
+@pytest.mark.parametrize("options", [{"table_grid": (14, 14)}, {"window_sizes": (14, None)}])
+def test_weights_of_a_timm_beit_are_resized_as_those_of_a_file(options):
+    model = ORIGINALS["beit"].build()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    options = {"keep_prefix_tokens": "table_grid" in options, **options}
+    trunk, other = (plain_vit(one, **options) for one in (model, ORIGINALS["beit"].build()))
+    for name, tensor in convert_checkpoint(state, other).state_dict.items():
+        torch.testing.assert_close(tensor, trunk.state_dict()[name])
 
 
 def test_biases_of_dinov3_need_a_place_only_if_they_are_not_zero(tmp_path):

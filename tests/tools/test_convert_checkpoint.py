@@ -188,6 +188,16 @@ def test_nothing_is_overwritten_unless_that_is_asked_for(convert, tmp_path):
     assert (tmp_path / "new" / "model.pth").read_bytes() != written
 
 
+def test_a_target_that_cannot_be_written_is_one_sentence(convert, tmp_path):
+    original = ORIGINALS["timm"]
+    path = original.write(original.build(), tmp_path)
+    (tmp_path / "new" / "model.pth").mkdir(parents=True)
+    status, printed, errors = convert(path, "", "--overwrite")
+    assert (status, printed) == (1, "")
+    assert "model.pth" in errors and errors.count("\n") == 1
+    assert not (tmp_path / "new" / "model.report.json").exists()
+
+
 def test_the_command_line_as_a_user_types_it(tmp_path):
     original = ORIGINALS["augreg"]
     target = tmp_path / "model.pth"

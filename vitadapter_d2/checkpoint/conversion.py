@@ -12,6 +12,9 @@ from vitadapter_d2.checkpoint.pretrained import fit_trunk
 from vitadapter_d2.checkpoint.report import Report, some
 from vitadapter_d2.modeling.backbone.plain_vit import PlainViT
 
+# Of with_lora and the like: no file of another project has them.
+_UPDATES = {r"\.lora_[ab]$": "a low-rank update, which starts at zero"}
+
 __all__ = ["KINDS", "OWN", "Conversion", "convert_checkpoint", "detect_kind", "kind_for"]
 
 
@@ -102,7 +105,7 @@ def _match(draft: Draft, wanted: Mapping[str, Tensor], kind: Kind, trunk_prefix:
             continue
         if kind.is_trunk and not name.startswith(trunk_prefix):
             report.fresh[name] = "no part of a pre-trained ViT"
-        elif why := _reason(kind.fresh, name):
+        elif why := _reason({**kind.fresh, **_UPDATES}, name):
             report.fresh[name] = why
         elif why := _reason(kind.given, name):
             report.given[name] = why

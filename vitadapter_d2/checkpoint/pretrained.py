@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from vitadapter_d2.checkpoint import uniperceiver
 from vitadapter_d2.checkpoint.draft import Draft
-from vitadapter_d2.checkpoint.relative_table import resize_relative_table
 from vitadapter_d2.checkpoint.rename import Rules
-from vitadapter_d2.layers.relative_position import resize_relative_table as resize_bicubic
+from vitadapter_d2.layers.relative_table import fit_relative_table
 from vitadapter_d2.layers.resample import resize_patch_kernel, resize_position_embedding
 from vitadapter_d2.modeling.backbone.attention import RelativeBiasAttention
 from vitadapter_d2.modeling.backbone.plain_vit import PlainViT
@@ -226,7 +225,10 @@ def _fit_positions(draft: Draft, trunk: Any, wanted: dict[str, Tensor]) -> None:
             continue
         table = table.reshape(1, -1, shape[-1])
         side = isqrt(table.shape[1])
-        prefix, patches = table.tensor_split([table.shape[1] - side * side], dim=1)
+        spare = table.shape[1] - side * side
+        if spare > _count_slots(draft, shape[-1]):
+            continue  # no square grid: its sides cannot be told
+        prefix, patches = table.tensor_split([spare], dim=1)
         height, width = trunk.pos_grid
         patches = resize_position_embedding(patches, (side, side), (height, width))
         slots = wanted[name].numel() // shape[-1] - height * width
@@ -234,6 +236,12 @@ def _fit_positions(draft: Draft, trunk: Any, wanted: dict[str, Tensor]) -> None:
         how = f"grid {side}x{side} -> {height}x{width}, bicubic"
         if prefix.shape[1] == slots:
             draft.resize(name, torch.cat((prefix, patches), dim=1).reshape(shape), how)
+
+
+def _count_slots(draft: Draft, width: int) -> int:
+    """The most positions that a file may have for prefix tokens; one may outlive its token."""
+    tokens = [part for name, part in draft.tensors.items() if re.search(_PREFIX_TOKENS, name)]
+    return max(1, sum(token.numel() // width for token in tokens))
 
 
 def _fit_slots(draft: Draft, trunk: PlainViT, name: str, prefix: Tensor, slots: int) -> Tensor:
@@ -260,14 +268,16 @@ def _fit_table(draft: Draft, name: str, attn: nn.Module) -> None:
         return
     side = isqrt(len(table))
     extra = len(table) - side * side  # rows of the class token
+    if extra not in (0, 3):
+        return  # no square grid: its sides cannot be told
     height, width = attn.table_grid
-    if height == width:
-        resized = resize_relative_table(table, 2 * height - 1, num_extra=extra)
-        how = "as it was" if side == 2 * height - 1 else "cubic spline"
-    else:
-        patches = table[: side * side].unflatten(0, (side, side))
-        resized = resize_bicubic(patches, (height, width)).flatten(0, 1)
-        resized, how = torch.cat((resized, table[side * side :])), "bicubic"
+    patches = table[: side * side].unflatten(0, (side, side))
+    resized = fit_relative_table(patches, attn.table_grid).flatten(0, 1)
+    how = "bicubic" if height != width else "cubic spline"
+    if side == 2 * height - 1 == 2 * width - 1:
+        how = "as it was"
     if extra and not attn.num_extra:
-        resized, how = resized[:-extra], f"{how}, without the class token's rows"
+        how += ", without the class token's rows"
+    else:
+        resized = torch.cat((resized, table[side * side :]))
     draft.resize(name, resized, how)

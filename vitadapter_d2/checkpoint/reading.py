@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import shutil
 import socket
 import tempfile
 import zipfile
@@ -19,7 +20,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from vitadapter_d2.checkpoint.rename import with_prefix
-from vitadapter_d2.checkpoint.safe_globals import harmless_globals
+from vitadapter_d2.checkpoint.safe_globals import RefusedError, harmless_globals, read_arrays
 
 # Where a dictionary keeps its weights, in the order in which the official loaders look.
 _NESTING = ("state_dict", "model", "module", "teacher", "model_ema")
@@ -44,7 +45,8 @@ def read_checkpoint(path_or_url: str, trust: bool = False, ema: bool = False) ->
 
     Args:
         path_or_url: a file, or a URL that is downloaded once: what torch saves in its old or new
-            format, an ordinary zip archive with one such file, ``.npz``, ``.safetensors``.
+            format, an ordinary zip archive with one such file, ``.npz``, ``.safetensors``, a
+            pickle of arrays.
         trust: also read what could run code.
         ema: take averaged weights instead of the plain ones.
 
@@ -94,11 +96,6 @@ def read_file(path: Path, trust: bool = False, title: str | None = None) -> Any:
         head = file.read(64)
     # Its first eight bytes are a length: they may look like anything.
     is_safetensors = head[8:9] == b"{"
-    if head.startswith(b"\x80") and not is_safetensors and _LEGACY_TORCH not in head:
-        raise CheckpointError(
-            f"{title} is a pickle, which can run any code when it is read; "
-            "save its tensors with torch.save as a .pth file and load that"
-        )
     with _named_damage(title):
         if is_safetensors:
             return safetensors.torch.load_file(path)
@@ -106,6 +103,8 @@ def read_file(path: Path, trust: bool = False, title: str | None = None) -> Any:
             return _read_zip(path, trust, title)
         if _LEGACY_TORCH in head:
             return _read_torch(path, trust, title)
+        if head.startswith(b"\x80"):
+            return _read_pickle(path, trust, title)
     raise CheckpointError(f"{title} is no checkpoint: {_describe(head)}")
 
 
@@ -130,8 +129,7 @@ def _read_zip(path: Path, trust: bool, title: str) -> Any:
         if any(name.endswith("/data.pkl") for name in names):
             return _read_torch(path, trust, title)
         if any(name.endswith(".npy") for name in names):
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+            return _read_npz(path, title)
         members = [name for name in names if name.endswith((".pth", ".pth.tar", ".pt"))]
         if len(members) != 1:
             raise CheckpointError(
@@ -139,8 +137,32 @@ def _read_zip(path: Path, trust: bool, title: str) -> Any:
                 f"it holds {', '.join(names[:5]) or 'nothing'}"
             )
         with tempfile.TemporaryDirectory() as folder:
+            _check_room(folder, archive.getinfo(members[0]), title)
             inner = Path(archive.extract(members[0], folder))
             return read_file(inner, trust, f"{members[0]} in {title}")
+
+
+def _read_npz(path: Path, title: str) -> dict[str, Tensor]:
+    with np.load(path, allow_pickle=False) as arrays:
+        try:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        except ValueError as error:
+            if "Object arrays" not in str(error):
+                raise
+            raise CheckpointError(
+                f"{title} holds Python objects beside its arrays, which can run any code when they "
+                "are read; save the arrays alone"
+            ) from None
+
+
+def _check_room(folder: str, member: zipfile.ZipInfo, title: str) -> None:
+    """An archive may be small and hold much."""
+    free = shutil.disk_usage(folder).free
+    if member.file_size > free:
+        raise CheckpointError(
+            f"{title} unpacks to {member.file_size >> 20} MiB, {folder} has room for "
+            f"{free >> 20}: set TMPDIR to a larger disk, if its source is to be trusted"
+        )
 
 
 def _read_torch(path: Path, trust: bool, title: str) -> Any:
@@ -154,6 +176,21 @@ def _read_torch(path: Path, trust: bool, title: str) -> Any:
             raise CheckpointError(
                 f"{title} holds more than tensors ({refused}), which could run code when it is "
                 "read; if you trust where it comes from, convert it with "
+                "tools/convert_checkpoint.py --trust"
+            ) from None
+
+
+def _read_pickle(path: Path, trust: bool, title: str) -> Any:
+    """Detectron2's zoo and facebookresearch's Mask2Former: arrays, pickled without torch."""
+    with path.open("rb") as file:
+        if trust:
+            return pickle.load(file, encoding="latin1")
+        try:
+            return read_arrays(file)
+        except RefusedError as error:
+            raise CheckpointError(
+                f"{title} is a pickle, which can run any code when it is read, and holds more than "
+                f"arrays ({error}); if you trust where it comes from, convert it with "
                 "tools/convert_checkpoint.py --trust"
             ) from None
 
@@ -205,7 +242,7 @@ def state_dict_of(content: Any, title: str, ema: bool = False) -> dict[str, Tens
     tensors = {
         name: torch.as_tensor(value)
         for name, value in nested.items()
-        if isinstance(value, Tensor | np.ndarray)
+        if isinstance(name, str) and isinstance(value, Tensor | np.ndarray)
     }
     if not tensors:
         entries = ", ".join(map(str, list(nested)[:5]))
@@ -222,22 +259,26 @@ def state_dict_of(content: Any, title: str, ema: bool = False) -> dict[str, Tens
 
 def _unnest(content: Mapping[str, Any], ema: bool) -> tuple[Mapping[str, Any], bool]:
     is_averaged = False
-    while True:
+    opened: list[Mapping[str, Any]] = []
+    while not any(content is one for one in opened):  # a dictionary may hold itself
+        opened.append(content)
         order = (*_EMA_NESTING, *_NESTING) if ema else _NESTING
         key = next((key for key in order if isinstance(content.get(key), Mapping)), None)
         if key is None:
-            return content, is_averaged
+            break
         is_averaged |= key in _EMA_NESTING
         content = content[key]
         if key == "teacher":  # of DINO's training files, beside its heads
             content = with_prefix(content, "backbone.") or content
+    return content, is_averaged
 
 
 def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Cuts off what wrappers put in front; of MoBY's file only the encoder is kept."""
-    for prefix in _WRAPPERS:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = with_prefix(tensors, prefix)
+    while prefix := next(
+        (one for one in _WRAPPERS if all(name.startswith(one) for name in tensors)), ""
+    ):
+        tensors = with_prefix(tensors, prefix)
     encoder = with_prefix(tensors, "encoder.")
     return encoder if "patch_embed.proj.weight" in encoder else tensors
 

@@ -24,7 +24,8 @@ class Predictor:
 
     Args:
         config: a LazyConfig object, the path of a config file, or a name of the model zoo.
-        weights: checkpoint file or URL; None takes ``train.init_checkpoint`` of the config.
+        weights: checkpoint file or URL; None takes ``train.init_checkpoint`` of the config. One of
+            ``train.trained_only`` is put on top of that.
         device: where to run; None takes ``train.device`` of the config.
 
     Raises:
@@ -41,7 +42,7 @@ class Predictor:
         weights = trained_weights(self.cfg, weights)
         self.device = torch.device(device or self.cfg.train.device)
         self.model = instantiate(self.cfg.model).to(self.device).eval()
-        load_trained(self.model, weights)
+        load_trained(self.model, weights, start=self.cfg.train.init_checkpoint)
         self.tester = model_under_test(self.cfg, self.model)
         mapper = self.cfg.dataloader.test.mapper
         self.aug = T.AugmentationList(list(instantiate(mapper.augmentations)))

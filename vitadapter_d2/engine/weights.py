@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
+from vitadapter_d2.checkpoint.report import some
 
 
 def trained_weights(cfg: DictConfig, weights: str | Path | None = None) -> str:
@@ -29,16 +30,26 @@ def trained_weights(cfg: DictConfig, weights: str | Path | None = None) -> str:
     )
 
 
-def load_trained(model: nn.Module, weights: str) -> None:
+def load_trained(model: nn.Module, weights: str, start: str | None = None) -> None:
     """Loads a trained model in place.
+
+    Args:
+        model: to load into.
+        weights: checkpoint file or URL.
+        start: what its training started from, for a checkpoint of ``train.trained_only`` that
+            lacks the frozen parameters.
 
     Raises:
         ValueError: the weights do not fit, or leave parts of the model at random.
     """
     checkpointer = Checkpointer(model)
     checkpointer.load(weights)
-    if checkpointer.report and not checkpointer.report.is_trained:
+    if checkpointer.is_partial and checkpointer.untouched and start not in (None, "", weights):
+        checkpointer.load(str(start))
+        checkpointer.load(weights)
+    report, untouched = checkpointer.report, checkpointer.untouched
+    if untouched or (report and not report.is_trained):
+        told = report.summary() if report else f"it has no {some(untouched)}"
         raise ValueError(
-            f"{weights} is no trained model, parts of this one would stay at random "
-            f"({checkpointer.report.summary()})"
+            f"{weights} is no trained model, parts of this one would stay at random ({told})"
         )

@@ -5,6 +5,7 @@ from torch import nn
 
 from vitadapter_d2.checkpoint.rename import rename_key
 from vitadapter_d2.checkpoint.vit_adapter import BACKBONE_RULES, convert_backbone
+from vitadapter_d2.layers.relative_table import resize_relative_table
 from vitadapter_d2.modeling.backbone import (
     SpatialPriorModule,
     ViTAdapter,
@@ -140,8 +141,11 @@ def test_stored_tables_are_resized_from_timms():
     blocks = plain_vit(model, **options).blocks
     sides = [(15, 19), (5, 5), (15, 19), (11, 11)]
     for block, timm_table, side in zip(blocks, timm_tables, sides, strict=True):
-        maps = timm_table[:-3].T.reshape(1, 4, 11, 11)
-        expected = nn.functional.interpolate(maps, side, mode="bicubic")[0].flatten(1).T
+        if side[0] == side[1]:
+            expected = resize_relative_table(timm_table[:-3], side[0], num_extra=0)
+        else:
+            maps = timm_table[:-3].T.reshape(1, 4, 11, 11)
+            expected = nn.functional.interpolate(maps, side, mode="bicubic")[0].flatten(1).T
         torch.testing.assert_close(block.attn.relative_position_bias_table, expected)
     kept = plain_vit(tiny_beit(), table_grid=(8, 10)).blocks[0].attn.relative_position_bias_table
     assert len(kept) == 15 * 19 + 3

@@ -21,6 +21,7 @@ from vitadapter_d2.layers.relative_position import (
     relative_bias,
     resize_relative_table,
 )
+from vitadapter_d2.layers.relative_table import fit_relative_table
 from vitadapter_d2.layers.resample import Grid
 from vitadapter_d2.layers.windows import merge_windows, partition_windows
 
@@ -127,7 +128,7 @@ class SelfAttention(nn.Module):
 class LearnedBiasAttention(SelfAttention):
     """Attention with a learned bias that depends on the grid alone; made by subclasses."""
 
-    _cached: tuple[tuple[object, ...], Tensor] | None = None
+    _cached: tuple[tuple[object, ...], list[Tensor], Tensor] | None = None
 
     @abstractmethod
     def make_bias(self, grid: Grid, num_prefix_tokens: int) -> Tensor:
@@ -142,11 +143,25 @@ class LearnedBiasAttention(SelfAttention):
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             self._cached = None
             return self.make_bias(grid, num_prefix_tokens).to(dtype)
-        sources = tuple((source.device, source._version) for source in self.bias_parameters())
-        key = (grid, num_prefix_tokens, dtype, sources)
-        if self._cached is None or self._cached[0] != key:
-            self._cached = key, self.make_bias(grid, num_prefix_tokens).to(dtype)
-        return self._cached[1]
+        sources = list(self.bias_parameters())
+        if any(source.is_inference() for source in sources):  # these have no version
+            return self.make_bias(grid, num_prefix_tokens).to(dtype)
+        versions = tuple((source.device, source._version) for source in sources)
+        key = (grid, num_prefix_tokens, dtype, versions)
+        # Versions alone do not tell one parameter from another that took its place.
+        if (
+            self._cached is None
+            or self._cached[0] != key
+            or any(old is not new for old, new in zip(self._cached[1], sources, strict=True))
+        ):
+            self._cached = key, sources, self.make_bias(grid, num_prefix_tokens).to(dtype)
+        return self._cached[2]
+
+    def train(self, mode: bool = True) -> "LearnedBiasAttention":
+        """See ``nn.Module.train``; a change through ``.data`` has no version, so start anew."""
+        self._cached = None
+        super().train(mode)
+        return self
 
 
 class RelativeBiasAttention(LearnedBiasAttention):
@@ -157,7 +172,8 @@ class RelativeBiasAttention(LearnedBiasAttention):
 
     Args:
         attn: timm's attention of a BEiT with a relative-position table of its own.
-        table_grid: ``(H, W)`` that the table is stored for; timm's is resized to it.
+        table_grid: ``(H, W)`` that the table is stored for; timm's is resized to it, as the
+            official loaders resize the original file's.
         has_class_token: keep the three entries that concern the class token.
         window: None for global attention.
     """
@@ -177,7 +193,7 @@ class RelativeBiasAttention(LearnedBiasAttention):
         table = attn.relative_position_bias_table.detach()
         height, width = attn.window_size
         patches = table[:-3].unflatten(0, (2 * height - 1, 2 * width - 1))
-        resized = resize_relative_table(patches, table_grid).flatten(0, 1)
+        resized = fit_relative_table(patches, table_grid).flatten(0, 1)
         extra = table[len(table) - self.num_extra :]
         self.relative_position_bias_table = nn.Parameter(torch.cat((resized, extra)))
 

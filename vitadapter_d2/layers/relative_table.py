@@ -5,6 +5,9 @@ import torch
 from scipy.interpolate import RectBivariateSpline
 from torch import Tensor
 
+from vitadapter_d2.layers.relative_position import resize_relative_table as resize_bicubic
+from vitadapter_d2.layers.resample import Grid
+
 
 def geometric_positions(source: int, target: int) -> np.ndarray:
     """Source coordinates that lie denser near the centre.
@@ -60,3 +63,20 @@ def resize_relative_table(table: Tensor, target: int, num_extra: int = 3) -> Ten
     ]
     grid = torch.from_numpy(np.stack(resized, axis=-1)).flatten(0, 1)
     return torch.cat((grid.to(table), extra))
+
+
+def fit_relative_table(table: Tensor, grid: Grid) -> Tensor:
+    """Resizes a table that is to be stored: square ones as above, others bicubic.
+
+    Args:
+        table: ``(2 h - 1, 2 w - 1, M)``; it may be on the meta device.
+        grid: ``(H, W)`` wanted.
+
+    Returns:
+        ``(2 H - 1, 2 W - 1, M)``.
+    """
+    (height, width), side = table.shape[:2], 2 * grid[0] - 1
+    # A cubic spline needs four points.
+    if table.is_meta or height != width or grid[0] != grid[1] or height < 4:
+        return resize_bicubic(table, grid)
+    return resize_relative_table(table.flatten(0, 1), side, num_extra=0).unflatten(0, (side, side))

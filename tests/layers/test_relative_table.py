@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from vitadapter_d2.checkpoint.relative_table import geometric_positions, resize_relative_table
+from vitadapter_d2.layers.relative_position import resize_relative_table as resize_bicubic
+from vitadapter_d2.layers.relative_table import (
+    fit_relative_table,
+    geometric_positions,
+    resize_relative_table,
+)
 
 
 @pytest.mark.weights
@@ -29,3 +34,12 @@ def test_equal_sides_return_the_table():
 def test_only_square_tables():
     with pytest.raises(ValueError, match="30 rows, 3 of them extra, is not square"):
         resize_relative_table(torch.randn(30, 2), 9)
+
+
+def test_a_stored_table_of_any_grid():
+    table = torch.randn(11, 11, 2)
+    spline = resize_relative_table(table.flatten(0, 1), 15, num_extra=0)
+    torch.testing.assert_close(fit_relative_table(table, (8, 8)).flatten(0, 1), spline)
+    torch.testing.assert_close(fit_relative_table(table, (8, 10)), resize_bicubic(table, (8, 10)))
+    for small in (table[:3, :3], table.to("meta"), table[:5]):
+        assert fit_relative_table(small, (8, 8)).shape == (15, 15, 2)
