@@ -98,6 +98,19 @@ def test_kept_biases_follow_the_grid_and_the_weights():
     torch.testing.assert_close(trunk.run(tokens, grid, 0, 3).detach(), kept)
 
 
+def test_large_biases_are_not_kept():
+    trunk = plain_vit(tiny_beit())
+    attn = trunk.blocks[0].attn
+    with torch.no_grad():
+        small = attn.bias((6, 6), 1, torch.float32)
+        assert attn.bias((6, 6), 1, torch.float32) is small
+        attn.kept_elements = small.numel() - 1
+        attn.eval()
+        large = attn.bias((6, 6), 1, torch.float32)
+        assert attn.bias((6, 6), 1, torch.float32) is not large
+        torch.testing.assert_close(large, small)
+
+
 def test_kept_biases_follow_a_parameter_that_is_replaced():
     trunk, other = plain_vit(tiny_beit()).eval(), plain_vit(tiny_beit()).eval()
     tokens, grid = trunk.embed(torch.randn(1, 3, 96, 96))
