@@ -67,6 +67,23 @@ def test_ade20k_classes_are_in_the_published_order():
     assert [n.strip() for n in semantic.stuff_classes] == panoptic.stuff_classes
 
 
+def test_an_incomplete_ade20k_is_refused(tmp_path, monkeypatch):
+    semantic = MetadataCatalog.get("ade20k_sem_seg_val")
+    for key in ("image_root", "sem_seg_root"):
+        (tmp_path / key).mkdir()
+        monkeypatch.setitem(semantic.__dict__, key, str(tmp_path / key))
+    register_all("elsewhere")
+    for name in ("a", "b"):
+        (tmp_path / "image_root" / f"{name}.jpg").touch()
+    (tmp_path / "sem_seg_root" / "a.png").touch()
+    with pytest.raises(FileNotFoundError, match=r"b\.png does not exist, the label map of"):
+        DatasetCatalog.get("ade20k_sem_seg_val")
+    (tmp_path / "sem_seg_root" / "b.png").touch()
+    assert len(DatasetCatalog.get("ade20k_sem_seg_val")) == 2
+    monkeypatch.undo()
+    register_all("elsewhere")
+
+
 def test_registering_again_changes_nothing():
     before = set(DatasetCatalog.list())
     metadata = {name: MetadataCatalog.get(name).as_dict() for name in before}

@@ -1,4 +1,4 @@
-"""Registration of ADE20K: panoptic, instance; Detectron2's semantic names get their palette."""
+"""Registration of ADE20K: panoptic, instance; Detectron2's semantic names get palette and loader."""
 
 import os
 from functools import partial
@@ -10,9 +10,12 @@ from vitadapter_d2.data.datasets.ade20k_categories import ADE20K_CATEGORIES
 from vitadapter_d2.data.datasets.registration import (
     Category,
     PanopticPaths,
+    SemanticPaths,
     load_panoptic_records,
+    load_semantic_records,
     panoptic_metadata,
     register_once,
+    replace_loader,
 )
 
 ADE20K_PANOPTIC_CATEGORIES = tuple(
@@ -62,6 +65,10 @@ def register_ade20k(root: str) -> None:
             thing_colors=[list(color) for _, (_, color, _) in things],
             thing_dataset_id_to_contiguous_id={i: n for n, (i, _) in enumerate(things)},
         )
-        semantic = MetadataCatalog.get(f"ade20k_sem_seg_{split}")
+        name = f"ade20k_sem_seg_{split}"
+        semantic = MetadataCatalog.get(name)
         if not hasattr(semantic, "stuff_colors"):
             semantic.stuff_colors = metadata["stuff_colors"]
+        # Detectron2's loader leaves out images without a label map, and the rest is scored.
+        labelled = SemanticPaths(semantic.image_root, semantic.sem_seg_root)
+        replace_loader(name, partial(load_semantic_records, labelled))

@@ -86,6 +86,12 @@ def register_once(name: str, load: Callable[[], list[Record]], **metadata: Any) 
             setattr(entry, key, value)
 
 
+def replace_loader(name: str, load: Callable[[], list[Record]]) -> None:
+    """Give a registered data set another loader; its metadata stay."""
+    DatasetCatalog.remove(name)
+    DatasetCatalog.register(name, load)
+
+
 def panoptic_metadata(categories: Sequence[Category], paths: PanopticPaths) -> dict[str, Any]:
     """Return the metadata with which Detectron2's evaluators and Visualizer work unchanged.
 
