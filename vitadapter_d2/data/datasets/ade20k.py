@@ -1,4 +1,4 @@
-"""Registration of ADE20K: panoptic, instance; Detectron2's semantic names get palette and loader."""
+"""Registration of ADE20K: panoptic, instance; Detectron2's semantic names are completed."""
 
 import os
 from functools import partial
