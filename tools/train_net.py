@@ -39,7 +39,7 @@ def evaluate(cfg: DictConfig) -> Results:
         model = instantiate(cfg.model).to(cfg.train.device)
         load_trained(model, weights, start=cfg.get("zoo", {}).get("pretrained"))
     except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"--eval-only: {error}; add train.init_checkpoint=FILE") from error
+        raise SystemExit(f"--eval-only evaluates train.init_checkpoint=FILE: {error}") from error
     return do_test(cfg, compat.create_ddp_model(model, **cfg.train.ddp))
 
 

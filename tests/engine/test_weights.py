@@ -20,7 +20,7 @@ def test_a_trunk_alone_is_no_trained_model(tiny_config, tmp_path):
     model = instantiate(tiny_config.model)
     trunk = {name: torch.clone(part) for name, part in model.backbone.vit.state_dict().items()}
     torch.save(trunk, tmp_path / "trunk.pth")
-    with pytest.raises(ValueError, match="would stay at random"):
+    with pytest.raises(ValueError, match="parts of it would stay at random"):
         load_trained(model, str(tmp_path / "trunk.pth"))
 
 

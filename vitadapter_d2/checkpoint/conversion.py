@@ -147,12 +147,14 @@ def _refuse(
             f"nothing in the file belongs to this model: taken for kind {report.kind}, it has "
             f"names such as {some(state_dict)}, the model {some(model.state_dict())}"
         )
-    if not (report.matched or report.renamed) or (report.misfits and not allow_partial):
+    fits = bool(report.matched or report.renamed)
+    if not fits or (report.misfits and not allow_partial):
         name, shapes = next(iter(report.misfits.items()))
+        way_out = ", or tools/convert_checkpoint.py --allow-partial for what fits" if fits else ""
         raise ValueError(
             f"the file is of another size than the model (kind {report.kind}): "
             f"{len(report.misfits)} tensors differ in shape, the first is {name}, {shapes}; take "
-            "the file's own config, or tools/convert_checkpoint.py --allow-partial for what fits"
+            f"the file's own config{way_out}"
         )
     if not (report.is_complete or allow_partial):
         raise ValueError(

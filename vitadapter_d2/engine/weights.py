@@ -51,5 +51,6 @@ def load_trained(model: nn.Module, weights: str, start: str | None = None) -> No
     if untouched or (report and not report.is_trained):
         told = report.summary() if report else f"it has no {some(untouched)}"
         raise ValueError(
-            f"{weights} is no trained model, parts of this one would stay at random ({told})"
+            f"{weights} is not the whole of this config's model, parts of it would stay at random "
+            f"({told}): train first, or take the config that the file was trained with"
         )
