@@ -20,7 +20,7 @@ from vitadapter_d2.modeling.backbone.plain_vit import PlainViT, plain_vit
 from vitadapter_d2.modeling.backbone.simple_fpn import PlainViTPyramid, SimpleFeaturePyramid
 from vitadapter_d2.modeling.backbone.spatial_prior import SpatialPriorModule
 from vitadapter_d2.modeling.backbone.trunks.uniperceiver import UniPerceiver
-from vitadapter_d2.modeling.backbone.tuning import frozen, trainable_state_dict, with_lora
+from vitadapter_d2.modeling.backbone.tuning import frozen, with_lora
 from vitadapter_d2.modeling.backbone.vit_adapter import ViTAdapter
 
 __all__ = [
@@ -43,6 +43,5 @@ __all__ = [
     "frozen",
     "interaction_blocks",
     "plain_vit",
-    "trainable_state_dict",
     "with_lora",
 ]

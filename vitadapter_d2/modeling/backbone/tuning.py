@@ -6,7 +6,7 @@ The functions take a trunk, change it in place and return it, so that they nest 
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from vitadapter_d2.layers.lora import LoRALinear
 from vitadapter_d2.modeling.backbone.plain_vit import PlainViT
@@ -105,30 +105,3 @@ def with_lora(
                 LoRALinear(linear, rank, rank if alpha is None else alpha),
             )
     return vit
-
-
-def trainable_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """What training can have changed: the smallest checkpoint beside the initial weights.
-
-    Args:
-        model: any model.
-
-    Returns:
-        The entries of ``model.state_dict()`` that are trained parameters, statistics of a
-        BatchNorm, or other buffers outside of parts whose parameters are all frozen.
-    """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    unchanged = {name for name, parameter in parameters.items() if not parameter.requires_grad}
-    for name, part in model.named_modules():
-        if _is_frozen(part):
-            unchanged |= {f"{name}.{buffer}" for buffer, _ in part.named_buffers()}
-    for name, part in model.named_modules():
-        # They follow the batches even where weight and bias are frozen.
-        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
-            unchanged -= {f"{name}.{buffer}" for buffer, _ in part.named_buffers()}
-    return {name: value for name, value in model.state_dict().items() if name not in unchanged}
-
-
-def _is_frozen(part: nn.Module) -> bool:
-    trained = [parameter.requires_grad for parameter in part.parameters()]
-    return bool(trained) and not any(trained)
