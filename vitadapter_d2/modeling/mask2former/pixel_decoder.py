@@ -11,58 +11,12 @@ from detectron2.layers import Conv2d, ShapeSpec
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
+from vitadapter_d2.layers.deformable_encoder import DeformableEncoderLayer
 from vitadapter_d2.layers.levels import Shapes, flatten_levels, level_centers, split_levels
 from vitadapter_d2.layers.ms_deform_attn import MSDeformAttn
 from vitadapter_d2.layers.position_encoding import sine_position_encoding
 
 NUM_GROUPS = 32  # of every GroupNorm
-
-
-class EncoderLayer(nn.Module):
-    """Deformable self-attention and a feed-forward network, post-norm.
-
-    Reference: Deformable DETR, Sec. 4.1, arXiv 2010.04159.
-
-    Args:
-        embed_dim: width C.
-        num_levels: feature levels L.
-        num_heads: attention heads.
-        num_points: sampling points for each head and level.
-        feedforward_dim: hidden width of the feed-forward network.
-    """
-
-    def __init__(
-        self,
-        embed_dim: int,
-        num_levels: int,
-        num_heads: int,
-        num_points: int,
-        feedforward_dim: int,
-    ) -> None:
-        super().__init__()
-        self.self_attn = MSDeformAttn(embed_dim, num_levels, num_heads, num_points)
-        self.norm1 = nn.LayerNorm(embed_dim)
-        self.linear1 = nn.Linear(embed_dim, feedforward_dim)
-        self.linear2 = nn.Linear(feedforward_dim, embed_dim)
-        self.norm2 = nn.LayerNorm(embed_dim)
-
-    def forward(
-        self, tokens: Tensor, positions: Tensor, reference_points: Tensor, shapes: Shapes
-    ) -> Tensor:
-        """Mixes the levels; positions are added to the queries only.
-
-        Args:
-            tokens: ``(B, S, C)``.
-            positions: ``(S, C)``.
-            reference_points: ``(1, S, 1, 2)`` in [0, 1].
-            shapes: ``(H_l, W_l)`` of the levels.
-
-        Returns:
-            ``(B, S, C)``.
-        """
-        mixed = self.self_attn(tokens + positions, reference_points, tokens, shapes)
-        tokens = self.norm1(tokens + mixed)
-        return self.norm2(tokens + self.linear2(F.relu(self.linear1(tokens))))
 
 
 class EncoderStack(nn.Module):
@@ -72,14 +26,14 @@ class EncoderStack(nn.Module):
         layers: the layers.
     """
 
-    def __init__(self, layers: Iterable[EncoderLayer]) -> None:
+    def __init__(self, layers: Iterable[DeformableEncoderLayer]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
     def forward(
         self, tokens: Tensor, positions: Tensor, reference_points: Tensor, shapes: Shapes
     ) -> Tensor:
-        """As :meth:`EncoderLayer.forward`."""
+        """As :meth:`DeformableEncoderLayer.forward`."""
         for layer in self.layers:
             tokens = layer(tokens, positions, reference_points, shapes)
         return tokens
@@ -108,7 +62,7 @@ class DeformableEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = EncoderStack(
-            EncoderLayer(embed_dim, num_levels, num_heads, num_points, feedforward_dim)
+            DeformableEncoderLayer(embed_dim, num_levels, num_heads, num_points, feedforward_dim)
             for _ in range(num_layers)
         )
         self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim))
