@@ -10,10 +10,9 @@ import torch
 from detectron2.modeling import Backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_convert
 
-from vitadapter_d2.compat import image_list_from_tensors
 from vitadapter_d2.modeling.dino.criterion import SetCriterion
 from vitadapter_d2.modeling.dino.decoder import DeformableDecoder
 from vitadapter_d2.modeling.dino.denoising import ContrastiveDenoising
@@ -21,9 +20,10 @@ from vitadapter_d2.modeling.dino.encoder import DeformableEncoder
 from vitadapter_d2.modeling.dino.neck import InputProjection
 from vitadapter_d2.modeling.dino.query_selection import QuerySelection
 from vitadapter_d2.modeling.dino.structures import BoxPrediction, BoxTargets, PaddedLevels
+from vitadapter_d2.modeling.image_model import IMAGENET_MEAN, IMAGENET_STD, ImageModel
 
 
-class DINO(nn.Module):
+class DINO(ImageModel):
     """Detection by queries that start at the encoder's best cells; no anchors, no NMS.
 
     Reference: DINO, arXiv 2203.03605.
@@ -41,9 +41,6 @@ class DINO(nn.Module):
         pixel_std: of each channel.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     def __init__(
         self,
         *,
@@ -55,10 +52,10 @@ class DINO(nn.Module):
         denoising: ContrastiveDenoising,
         criterion: SetCriterion,
         test_topk_per_image: int = 300,
-        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
-        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         self.backbone = backbone
         self.neck = neck
         self.encoder = encoder
@@ -70,14 +67,6 @@ class DINO(nn.Module):
         output_shape = backbone.output_shape()
         strides = [output_shape[name].stride for name in neck.in_features]
         self.strides = (*strides, 2 * strides[-1])
-        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            channels = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
-            self.register_buffer(name, channels, persistent=False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies; inputs are moved there."""
-        return self.pixel_mean.device
 
     def forward(
         self, batched_inputs: list[dict[str, Any]]
@@ -104,14 +93,6 @@ class DINO(nn.Module):
         selection = self.query_selection(memory, levels)
         prediction = self.decoder(selection.content, selection.boxes, memory, levels)
         return self._postprocess(prediction, batched_inputs, images)
-
-    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalises the images and pads them, with zeros, to a size that the backbone takes."""
-        images = [
-            (item["image"].to(self.device) - self.pixel_mean) / self.pixel_std
-            for item in batched_inputs
-        ]
-        return image_list_from_tensors(images, self.backbone)
 
     def _encode(self, images: ImageList) -> tuple[Tensor, PaddedLevels]:
         maps = self.neck(self.backbone(images.tensor))

@@ -8,9 +8,10 @@ from detectron2.data.catalog import Metadata
 from detectron2.modeling import Backbone
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitadapter_d2.compat import image_list_from_tensors
+from vitadapter_d2.modeling.image_model import IMAGENET_MEAN, IMAGENET_STD, ImageModel
 from vitadapter_d2.modeling.mask2former.criterion import SetCriterion
 from vitadapter_d2.modeling.mask2former.head import MaskFormerHead
 from vitadapter_d2.modeling.mask2former.postprocess import (
@@ -24,7 +25,7 @@ from vitadapter_d2.modeling.mask2former.postprocess import (
 from vitadapter_d2.modeling.mask2former.structures import MaskPrediction, MaskTargets
 
 
-class Mask2Former(nn.Module):
+class Mask2Former(ImageModel):
     """Semantic, panoptic and instance segmentation by classified masks, all from one forward.
 
     Reference: Mask2Former, arXiv 2112.01527. Weight names are those of
@@ -54,9 +55,6 @@ class Mask2Former(nn.Module):
         pixel_std: of each channel.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     def __init__(
         self,
         *,
@@ -72,10 +70,10 @@ class Mask2Former(nn.Module):
         sem_seg_postprocess_before_inference: bool = False,
         sem_seg_product_before_upsampling: bool = False,
         test_topk_per_image: int = 100,
-        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
-        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         if not (semantic_on or panoptic_on or instance_on):
             raise ValueError("one of semantic_on, panoptic_on, instance_on must be True")
         if sem_seg_postprocess_before_inference and sem_seg_product_before_upsampling:
@@ -97,14 +95,6 @@ class Mask2Former(nn.Module):
             (panoptic_on or instance_on) and not sem_seg_product_before_upsampling
         )
         self.test_topk_per_image = test_topk_per_image
-        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            channels = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
-            self.register_buffer(name, channels, persistent=False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies; inputs are moved there."""
-        return self.pixel_mean.device
 
     def forward(
         self, batched_inputs: list[dict[str, Any]]
@@ -132,15 +122,6 @@ class Mask2Former(nn.Module):
             return self.criterion(self.sem_seg_head(self.backbone(images.tensor)), targets)
         predictions = self.sem_seg_head(self.backbone(images.tensor))
         return self._postprocess(predictions[-1], batched_inputs, images)
-
-    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalises the images and pads them, with zeros, to a size that the backbone takes."""
-        images = [self.normalize(item["image"]) for item in batched_inputs]
-        return image_list_from_tensors(images, self.backbone)
-
-    def normalize(self, image: Tensor) -> Tensor:
-        """Raw ``(3, H, W)`` to zero mean and unit variance, float32 on the model's device."""
-        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
 
     def semantic_scores(self, images: Tensor) -> Tensor:
         """Semantic scores of images of one size, whatever outputs are switched on.

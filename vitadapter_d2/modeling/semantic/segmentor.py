@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from vitadapter_d2.compat import image_list_from_tensors
 from vitadapter_d2.layers.losses import semantic_cross_entropy
+from vitadapter_d2.modeling.image_model import IMAGENET_MEAN, IMAGENET_STD, ImageModel
 from vitadapter_d2.modeling.semantic.head import SemanticHead, resize
 from vitadapter_d2.modeling.semantic.semantic_fpn import SemanticFPNHead
 
 Head = SemanticHead | SemanticFPNHead
 
 
-class SemanticSegmentor(nn.Module):
+class SemanticSegmentor(ImageModel):
     """A backbone, a head that gives logits, and heads that only help training.
 
     Detectron2's class of the same name leaves loss and upsampling to its head and has no auxiliary
@@ -32,9 +33,6 @@ class SemanticSegmentor(nn.Module):
         pixel_std: of each channel.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     def __init__(
         self,
         *,
@@ -43,10 +41,10 @@ class SemanticSegmentor(nn.Module):
         auxiliary_head: Head | Sequence[Head] | None = None,
         ignore_value: int = 255,
         average_over_ignored: bool = True,
-        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
-        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.auxiliary_head = (
@@ -59,14 +57,6 @@ class SemanticSegmentor(nn.Module):
             raise ValueError(f"all heads must have the same num_classes, got {sorted(counts)}")
         self.ignore_value = ignore_value
         self.average_over_ignored = average_over_ignored
-        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            channels = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
-            self.register_buffer(name, channels, persistent=False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies; inputs are moved there."""
-        return self.pixel_mean.device
 
     @property
     def num_classes(self) -> int:
@@ -103,10 +93,6 @@ class SemanticSegmentor(nn.Module):
             {"sem_seg": _at_output_size(score, item)}
             for score, item in zip(scores, batched_inputs, strict=True)
         ]
-
-    def normalize(self, image: Tensor) -> Tensor:
-        """``(3, H, W)`` pixels -> the same, normalised, on the model's device."""
-        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
 
     def semantic_scores(self, images: Tensor) -> Tensor:
         """Class logits of every pixel.

@@ -10,13 +10,13 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from vitadapter_d2.compat import image_list_from_tensors
+from vitadapter_d2.modeling.image_model import IMAGENET_MEAN, IMAGENET_STD, ImageModel
 from vitadapter_d2.modeling.sparse_rcnn.criterion import SetCriterion
 from vitadapter_d2.modeling.sparse_rcnn.head import DynamicHead
 from vitadapter_d2.modeling.sparse_rcnn.structures import BoxPrediction, BoxTargets
 
 
-class SparseRCNN(nn.Module):
+class SparseRCNN(ImageModel):
     """Object detection by learned proposals, without anchors and non-maximum suppression.
 
     Reference: Sparse R-CNN, Sec. 3.1, arXiv 2011.12450, as ViT-Adapter uses it. Weight names are
@@ -37,9 +37,6 @@ class SparseRCNN(nn.Module):
         ValueError: for fewer than one proposal or detection.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     def __init__(
         self,
         *,
@@ -49,10 +46,10 @@ class SparseRCNN(nn.Module):
         in_features: Sequence[str] = ("p2", "p3", "p4", "p5"),
         num_proposals: int = 300,
         test_topk_per_image: int = 300,
-        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
-        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         if num_proposals < 1 or test_topk_per_image < 1:
             raise ValueError(
                 "num_proposals and test_topk_per_image must be at least 1, "
@@ -68,14 +65,6 @@ class SparseRCNN(nn.Module):
         self.init_proposal_boxes = nn.Embedding(num_proposals, 4)
         nn.init.constant_(self.init_proposal_boxes.weight[:, :2], 0.5)
         nn.init.constant_(self.init_proposal_boxes.weight[:, 2:], 1.0)
-        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            channels = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
-            self.register_buffer(name, channels, persistent=False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies; inputs are moved there."""
-        return self.pixel_mean.device
 
     def forward(
         self, batched_inputs: list[dict[str, Any]]
@@ -104,15 +93,6 @@ class SparseRCNN(nn.Module):
             return self.criterion(self._predict(images, image_whwh), targets)
         prediction = self._predict(images, image_whwh)
         return self._postprocess(prediction, batched_inputs, images)
-
-    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalises the images and pads them, with zeros, to a size that the backbone takes."""
-        images = [self.normalize(item["image"]) for item in batched_inputs]
-        return image_list_from_tensors(images, self.backbone)
-
-    def normalize(self, image: Tensor) -> Tensor:
-        """Raw ``(3, H, W)`` to zero mean and unit variance, float32 on the model's device."""
-        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
 
     def _predict(self, images: ImageList, image_whwh: Tensor) -> BoxPrediction:
         features = self.backbone(images.tensor)
