@@ -12,6 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from vitadapter_d2.checkpoint.conversion import OWN, convert_checkpoint, kind_for
 from vitadapter_d2.checkpoint.reading import CheckpointError, local_path, read_file, state_dict_of
 from vitadapter_d2.checkpoint.report import Report, some
+from vitadapter_d2.checkpoint.transfer import move_adapter
 from vitadapter_d2.files import replacing
 
 # In a file: it holds what was trained, and buffers; the checksum of what it lacks.
@@ -145,6 +146,7 @@ class Checkpointer(DetectionCheckpointer):
             conversion = convert_checkpoint(state_dict, self.model)
             self.report = conversion.report
             return {"model": conversion.state_dict}
+        state_dict = move_adapter(state_dict, self.model)
         if not state_dict.keys() & self.model.state_dict().keys():
             raise CheckpointError(
                 f"nothing in {filename} belongs to this model: it has names such as "
