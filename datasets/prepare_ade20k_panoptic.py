@@ -8,32 +8,18 @@ Writes ADEChallengeData2016/ade20k_panoptic_{train,val}/, ade20k_panoptic_{train
        ade20k_instance_{train,val}.json
 """
 
-import argparse
 import sys
 
-from vitadapter_d2.data.datasets import datasets_root
+from vitadapter_d2.data.datasets.published import published_images
 from vitadapter_d2.data.prepare_ade20k import prepare_ade20k
+from vitadapter_d2.data.prepare_command import prepare_command
 
-
-def main() -> int:
-    """Parse the arguments and convert both splits."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--root", default=datasets_root(), help="folder that holds ADEChallengeData2016/"
-    )
-    parser.add_argument("--workers", type=int, help="processes (default: one per core, at most 8)")
-    args = parser.parse_args()
-    for split in ("train", "val"):
-        try:
-            count = prepare_ade20k(args.root, split, workers=args.workers, title=split)
-        except (FileNotFoundError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        print(f"{split}: {count} images converted")
-    return 0
-
+main = prepare_command(
+    __doc__,
+    prepare_ade20k,
+    published_images("ade20k_panoptic_{}", "train", "val"),
+    what="images",
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,10 +8,13 @@ Writes *_gtFine_labelTrainIds.png beside them, 0 to 18, 255 = ignore: the same f
 
 import sys
 
+from vitadapter_d2.data.datasets.published import published_images
 from vitadapter_d2.data.prepare_command import prepare_command
 from vitadapter_d2.data.prepare_maps import prepare_cityscapes
 
-main = prepare_command(__doc__, prepare_cityscapes, {"train": 2975, "val": 500})
+main = prepare_command(
+    __doc__, prepare_cityscapes, published_images("cityscapes_fine_sem_seg_{}", "train", "val")
+)
 
 if __name__ == "__main__":
     sys.exit(main())

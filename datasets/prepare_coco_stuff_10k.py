@@ -7,10 +7,15 @@ Writes coco/coco_stuff_10k/{images,annotations}_detectron2/{train,test}/, 0 to 1
 
 import sys
 
+from vitadapter_d2.data.datasets.published import published_images
 from vitadapter_d2.data.prepare_command import prepare_command
 from vitadapter_d2.data.prepare_maps import prepare_coco_stuff_10k
 
-main = prepare_command(__doc__, prepare_coco_stuff_10k, {"train": 9000, "test": 1000})
+main = prepare_command(
+    __doc__,
+    prepare_coco_stuff_10k,
+    published_images("coco_2017_{}_stuff_10k_sem_seg", "train", "test"),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

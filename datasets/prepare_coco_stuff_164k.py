@@ -7,10 +7,15 @@ Writes coco/stuffthingmaps_detectron2/{train,val}2017/, 0 to 170, 255 = ignore
 
 import sys
 
+from vitadapter_d2.data.datasets.published import published_images
 from vitadapter_d2.data.prepare_command import prepare_command
 from vitadapter_d2.data.prepare_maps import prepare_coco_stuff_164k
 
-main = prepare_command(__doc__, prepare_coco_stuff_164k, {"train": 118287, "val": 5000})
+main = prepare_command(
+    __doc__,
+    prepare_coco_stuff_164k,
+    published_images("coco_2017_{}_stuff_164k_sem_seg", "train", "val"),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

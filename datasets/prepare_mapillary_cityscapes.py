@@ -7,10 +7,15 @@ Writes mapillary_vistas/{training,validation}/labels_cityscapes/, 0 to 18, 255 =
 
 import sys
 
+from vitadapter_d2.data.datasets.published import published_images
 from vitadapter_d2.data.prepare_command import prepare_command
 from vitadapter_d2.data.prepare_maps import prepare_mapillary
 
-main = prepare_command(__doc__, prepare_mapillary, {"train": 18000, "val": 2000})
+main = prepare_command(
+    __doc__,
+    prepare_mapillary,
+    published_images("mapillary_vistas_cityscapes_sem_seg_{}", "train", "val"),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,10 +8,15 @@ Writes VOC2010/annotations_detectron2/{train,val}/, 0 to 58, 255 = ignore
 
 import sys
 
+from vitadapter_d2.data.datasets.published import published_images
 from vitadapter_d2.data.prepare_command import prepare_command
 from vitadapter_d2.data.prepare_pascal_context import prepare_pascal_context
 
-main = prepare_command(__doc__, prepare_pascal_context, {"train": 4998, "val": 5105})
+main = prepare_command(
+    __doc__,
+    prepare_pascal_context,
+    published_images("pascal_context_59_sem_seg_{}", "train", "val"),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

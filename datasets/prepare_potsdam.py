@@ -9,10 +9,13 @@ Writes potsdam/img_dir/{train,val}/ and potsdam/annotations_detectron2/{train,va
 
 import sys
 
+from vitadapter_d2.data.datasets.published import published_images
 from vitadapter_d2.data.prepare_command import prepare_command
 from vitadapter_d2.data.prepare_potsdam import prepare_potsdam
 
-main = prepare_command(__doc__, prepare_potsdam, {"train": 3456, "val": 2016})
+main = prepare_command(
+    __doc__, prepare_potsdam, published_images("potsdam_sem_seg_{}", "train", "val")
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,12 +1,13 @@
 import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from vitadapter_d2.files import replacing, write_image
+from vitadapter_d2.files import remove_partial_files, replacing, write_image
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -71,3 +72,30 @@ def test_an_unknown_image_format_is_named(tmp_path):
     with pytest.raises(ValueError, match="no image format '.xyz'"):
         write_image(tmp_path / "image.xyz", np.zeros((4, 4, 3), np.uint8))
     assert not list(tmp_path.iterdir())
+
+
+def test_file_and_folder_are_flushed_in_the_order_that_survives_a_power_cut(tmp_path, monkeypatch):
+    done = []
+    flush, rename = os.fsync, Path.replace
+
+    def noted_flush(descriptor):
+        done.append("folder" if os.path.samestat(os.fstat(descriptor), tmp_path.stat()) else "file")
+        flush(descriptor)
+
+    def noted_rename(path, target):
+        done.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_flush)
+    monkeypatch.setattr(Path, "replace", noted_rename)
+    with replacing(tmp_path / "file"):
+        pass
+    assert done == ["file", "rename", "folder"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    remove_partial_files(tmp_path / "missing")
+    for name in ("model.pth", ".hidden", ".model.pth.123.partial", ".note.9.partial"):
+        (tmp_path / name).touch()
+    remove_partial_files(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.pth", ".hidden"}

@@ -1,24 +1,32 @@
 """Writing files so that a reader never meets half of one."""
 
+import contextlib
+import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+# Errors of a write, which does not know the file's name.
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
-@contextmanager
+
+@contextlib.contextmanager
 def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Opens a file that takes the place of ``path`` when the block ends without an error.
 
     It is written under a temporary name in the same folder, which is made if it is missing,
-    flushed to the disk and renamed. After an error ``path`` is as it was.
+    flushed to the disk and renamed, and the new name is flushed too. After an error ``path`` is
+    as it was.
 
     Args:
         path: file to write.
         mode: ``"wb"``, or ``"w"`` for text in UTF-8.
+
+    Raises:
+        OSError: it cannot be written; a full disk, too, has ``path`` in its message.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process id keeps apart several processes that write the same file.
@@ -29,7 +37,27 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        if error.errno in _OF_THE_DISK and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
+        partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not every file system can
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Removes what :func:`replacing` had not finished in processes that were killed.
+
+    Args:
+        folder: one in which nothing is being written; it may be missing.
+    """
+    for partial in folder.glob(".*.partial"):
         partial.unlink(missing_ok=True)
 
 

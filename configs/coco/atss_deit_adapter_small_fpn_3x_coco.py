@@ -3,7 +3,7 @@
 Published: box AP 49.6.
 """
 
-from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.atss import atss
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import decay_by_key
@@ -20,10 +20,10 @@ zoo = dict(
 
 model = atss(detection_backbone("small", "deit_small_patch16_224"))
 dataloader.train.mapper.use_instance_mask = False
+test.ms_merge.iou_threshold = 0.6
 
 optimizer = decay_by_key(lr=1e-4)
 train.max_iter = iterations(36)
 lr_multiplier = steps(36, [27, 33], train.max_iter)
 train.amp.enabled = True
-train.ddp.find_unused_parameters = True
 train.init_checkpoint = zoo["pretrained"]

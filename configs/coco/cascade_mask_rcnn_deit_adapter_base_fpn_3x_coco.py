@@ -3,7 +3,7 @@
 Published: box AP 52.1, mask AP 44.8.
 """
 
-from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.cascade import cascade_mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import decay_by_key

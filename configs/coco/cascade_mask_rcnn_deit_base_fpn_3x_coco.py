@@ -3,7 +3,7 @@
 Published: box AP 50.1.
 """
 
-from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.cascade import cascade_mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.optim import decay_by_key

@@ -4,7 +4,7 @@ Published: box AP 47.9.
 A row of the paper without a configuration: the recipe is that of ViT-B.
 """
 
-from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.cascade import cascade_mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.optim import decay_by_key

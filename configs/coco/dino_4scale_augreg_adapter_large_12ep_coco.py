@@ -7,7 +7,13 @@ from ..common.models.dino import dino
 from ..common.models.vit_adapter import detection_backbone
 from ..common.normalization import HALF
 from ..common.pretrained import AUGREG_LARGE
-from .dino_4scale_deit_adapter_small_12ep_coco import dataloader, lr_multiplier, optimizer, train
+from .dino_4scale_deit_adapter_small_12ep_coco import (
+    dataloader,
+    lr_multiplier,
+    optimizer,
+    test,
+    train,
+)
 
 zoo = dict(
     pretrained=AUGREG_LARGE,

@@ -6,7 +6,13 @@ Not a row of the paper: the recipe is that of DINO's own paper (arXiv 2203.03605
 from ..common.models.dino import dino
 from ..common.models.vit_adapter import detection_backbone
 from ..common.pretrained import DEIT_BASE
-from .dino_4scale_deit_adapter_small_12ep_coco import dataloader, lr_multiplier, optimizer, train
+from .dino_4scale_deit_adapter_small_12ep_coco import (
+    dataloader,
+    lr_multiplier,
+    optimizer,
+    test,
+    train,
+)
 
 zoo = dict(
     pretrained=DEIT_BASE,

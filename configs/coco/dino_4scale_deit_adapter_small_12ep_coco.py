@@ -8,7 +8,7 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from vitadapter_d2.solver import DecayByKey, PrefixFactor
 
-from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.dino import dino
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import adamw
@@ -35,6 +35,5 @@ optimizer = adamw(
 )
 train.max_iter = iterations(12)
 train.clip_grad_norm = 0.1
-train.ddp.find_unused_parameters = True  # res2 is not used
 lr_multiplier = L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[11], num_updates=12)
 train.init_checkpoint = zoo["pretrained"]

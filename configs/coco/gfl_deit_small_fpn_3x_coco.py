@@ -4,7 +4,7 @@ Published: box AP 46.0.
 A row of the paper without a configuration: the recipe is that of the model with adapter.
 """
 
-from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.gfl import gfl
 from ..common.models.pyramid import vit_pyramid
 from ..common.optim import decay_by_key
@@ -20,10 +20,10 @@ zoo = dict(
 
 model = gfl(vit_pyramid("small", "deit_small_patch16_224", windowed=True))
 dataloader.train.mapper.use_instance_mask = False
+test.ms_merge.iou_threshold = 0.6
 
 optimizer = decay_by_key(lr=1e-4)
 train.max_iter = iterations(36)
 lr_multiplier = steps(36, [27, 33], train.max_iter)
 train.amp.enabled = True
-train.ddp.find_unused_parameters = True
 train.init_checkpoint = zoo["pretrained"]

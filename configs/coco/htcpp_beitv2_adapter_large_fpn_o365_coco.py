@@ -25,7 +25,7 @@ model = with_norms_and_giou(
 model.backbone.bottom_up.vit.recompute_blocks = True
 model.backbone.bottom_up.interactions.recompute_attention = True
 model.backbone.extra_attention.recompute_block = True
-dataloader = coco_htc(short_sides=(600, 1600), long_side=2000)
+dataloader = coco_htc(short_sides=(600, 1600), long_side=2000, instaboost=False)
 dataloader.train.total_batch_size = 64
 test = htc_test(scale=(2000, 1000))
 
@@ -33,5 +33,7 @@ optimizer = layer_decay(lr=1e-4, rate=0.8, depth=24)
 train.max_iter = 20_000
 train.eval_period = 500
 train.clip_grad_norm = 0.1
+train.ema.enabled = True
+train.ema.decay = 0.9999
 lr_multiplier = steps(1, [], train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

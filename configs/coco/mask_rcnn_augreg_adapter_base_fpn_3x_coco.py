@@ -5,7 +5,7 @@ A row of the paper without a configuration ("IN-22K"): the recipe is that of Dei
 normalisation the one of AugReg.
 """
 
-from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.normalization import HALF

@@ -3,7 +3,7 @@
 Published: box AP 48.7, mask AP 43.3.
 """
 
-from ..common.data.coco_instance import dataloader, iterations
+from ..common.data.coco_instance import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.normalization import HALF

@@ -3,7 +3,7 @@
 Published: box AP 52.1, mask AP 46.0.
 """
 
-from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.normalization import HALF

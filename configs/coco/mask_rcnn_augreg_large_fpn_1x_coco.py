@@ -4,7 +4,7 @@ Published: box AP 45.7, mask AP 41.5.
 A row of the paper without a configuration: the recipe is that of its 3x schedule.
 """
 
-from ..common.data.coco_instance import dataloader, iterations
+from ..common.data.coco_instance import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.normalization import HALF

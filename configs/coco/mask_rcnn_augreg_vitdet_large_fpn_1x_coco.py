@@ -5,7 +5,7 @@ A row of the paper without a configuration: a plain ViT whose blocks all have wi
 convolutions between them; the recipe is the plain ViT's.
 """
 
-from ..common.data.coco_instance import dataloader, iterations
+from ..common.data.coco_instance import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.normalization import HALF

@@ -3,7 +3,7 @@
 Published: box AP 40.2, mask AP 37.0.
 """
 
-from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.optim import decay_by_key

@@ -3,15 +3,16 @@
 Published: box AP 54.1, mask AP 47.8.
 """
 
-from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import DINOV2_BASE
 from ..common.schedules import steps
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth",
+    pretrained=DINOV2_BASE,
     released="https://huggingface.co/czczup/ViT-Adapter/resolve/main/"
     "mask_rcnn_dinov2_adapter_base_fpn_3x_coco.pth",
     metrics=dict(box_AP=54.1, mask_AP=47.8),

@@ -8,7 +8,7 @@ from detectron2.config import LazyCall as L
 
 from vitadapter_d2.data.renormalize import Renormalize
 
-from ..common.data.coco_instance_ms import dataloader, iterations
+from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.normalization import HALF

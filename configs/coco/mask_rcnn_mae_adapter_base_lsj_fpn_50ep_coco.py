@@ -4,7 +4,7 @@ Published: box AP 50.8, mask AP 45.1.
 With large-scale jitter; without LayerScale and extra extractors.
 """
 
-from ..common.data.coco_instance_lsj import dataloader, iterations
+from ..common.data.coco_instance_lsj import dataloader, iterations, test
 from ..common.models.mask_rcnn import upgraded_mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import decay_by_key

@@ -4,7 +4,7 @@ Published: box AP 50.3, mask AP 44.9.
 A row of the tables without a configuration: the recipe is that of ViT-Adapter-B.
 """
 
-from ..common.data.coco_instance_lsj import dataloader, iterations
+from ..common.data.coco_instance_lsj import dataloader, iterations, test
 from ..common.models.mask_rcnn import upgraded_mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.optim import decay_by_key

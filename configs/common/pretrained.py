@@ -23,6 +23,7 @@ BEIT_LARGE = (
 DEIT_BASE = "https://dl.fbaipublicfiles.com/deit/deit_base_patch16_224-b5f2ef4d.pth"
 DEIT_SMALL = "https://dl.fbaipublicfiles.com/deit/deit_small_patch16_224-cd65a155.pth"
 DEIT_TINY = "https://dl.fbaipublicfiles.com/deit/deit_tiny_patch16_224-a1311bcf.pth"
+DINOV2_BASE = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth"
 MAE_BASE = "https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth"
 UNIPERCEIVER_LARGE = (
     "https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"

@@ -1,10 +1,15 @@
-"""How the published semantic segmentation models are tested; `test.mode` is whole, slide or ms."""
+"""How models are tested: `test.mode` is whole, slide or ms.
+
+Of the published semantic segmentation models as published; of detectors "whole" is.
+"""
 
 from detectron2.config import LazyCall as L
 
+from vitadapter_d2.inference.detection import BoxView, DetectionTester
 from vitadapter_d2.inference.resize_rules import ClampedToCrop, KeepRatio, PaddedShortSide
 from vitadapter_d2.inference.semantic import PUBLISHED_RATIOS, SemanticTester
 from vitadapter_d2.inference.sliding_window import SlidingWindow
+from vitadapter_d2.layers.suppression import NMS
 
 
 def semantic_test(scale, crop, stride=None, divisor=32, clamp_ms=False, **options):
@@ -36,4 +41,19 @@ def large_crop_test(scale, ms_ratios, is_padded_raw=True, **options):
         ),
         ms_ratios=ms_ratios,
         **options,
+    )
+
+
+def detection_test(ms_short_sides=(400, 600, 800, 1000, 1200), proportion=1333 / 800):
+    """As the mapper resizes the image, which is published, or for `test.mode=ms` at many sizes.
+
+    ``proportion`` limits the long sides.
+    """
+    return L(DetectionTester)(
+        mode="whole",
+        scale=None,
+        ms_views=[L(BoxView)(scale=(int(side * proportion), side)) for side in ms_short_sides],
+        ms_flip=True,
+        ms_merge=L(NMS)(iou_threshold=0.5),
+        ms_max_boxes=100,
     )

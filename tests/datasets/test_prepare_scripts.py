@@ -81,6 +81,33 @@ def test_coco_errors_are_one_line(run, coco_root):
     assert not list((coco_root / "coco/panoptic_semseg_val2017").iterdir())
 
 
+def cut(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def test_a_damaged_coco_is_named_in_one_line(run, coco_root):
+    arguments = ("--root", str(coco_root), "--splits", "val")
+    annotations = coco_root / "coco/annotations/panoptic_val2017.json"
+    whole = annotations.read_text()
+    for damage, message in (
+        (whole[: len(whole) // 2], "cannot be read as JSON"),
+        (whole.replace("segments_info", "segments"), "annotation without segments_info"),
+        ("[]", "a list, not an object"),
+    ):
+        annotations.write_text(damage)
+        done = run("prepare_coco_panoptic_semantic.py", *arguments)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"error: {annotations}") and message in line
+    annotations.write_text(whole)
+    picture = coco_root / "coco/panoptic_val2017/000000000139.png"
+    cut(picture)
+    done = run("prepare_coco_panoptic_semantic.py", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {picture} cannot be read: ")
+
+
 @pytest.fixture
 def ade20k_root(tmp_path: Path) -> Path:
     """One image per split: wall (1), floor (4), a bed (8) in two instances, other (0)."""
@@ -127,7 +154,7 @@ def test_ade20k_panoptic_pastes_things_over_stuff(run, ade20k_root):
     assert run("prepare_ade20k_sem_seg.py", "--root", str(ade20k_root)).returncode == 0
     done = run("prepare_ade20k_panoptic.py", "--root", str(ade20k_root))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("1 images converted") == 2
+    assert done.stdout.count(": 1 files written, 1 images in all") == 2
     paths = ade20k_paths(str(ade20k_root), "val")
     record = load_panoptic_records(paths, ADE20K_PANOPTIC_CATEGORIES)[0]
     found = [(s["category_id"], s["area"]) for s in record["segments_info"]]
@@ -136,7 +163,7 @@ def test_ade20k_panoptic_pastes_things_over_stuff(run, ade20k_root):
     assert output["instances"].gt_classes.tolist() == [0, 3, 7, 7]
     assert output["instances"].gt_masks.tensor.sum((1, 2)).tolist() == [17, 9, 8, 5]
     again = run("prepare_ade20k_panoptic.py", "--root", str(ade20k_root))
-    assert again.stdout.count("0 images converted") == 2
+    assert again.stdout.count(": 0 files written, 1 images in all") == 2
 
 
 def test_ade20k_instances_fit_the_registered_metadata(run, ade20k_root):
@@ -150,6 +177,19 @@ def test_ade20k_instances_fit_the_registered_metadata(run, ade20k_root):
     assert [a["bbox"] for a in content["annotations"]] == [[1, 1, 2, 4], [3, 0, 1, 5]]
     assert [a["category_id"] for a in content["annotations"]] == [7, 7]
     assert [a["id"] for a in content["annotations"]] == [1, 2]
+
+
+@pytest.mark.parametrize("folder", ["annotations", "annotations_instance"])
+def test_a_damaged_ade20k_is_named_in_one_line(run, ade20k_root, folder):
+    picture = ade20k_root / "ADEChallengeData2016" / folder / "training/ADE_train_00000001.png"
+    cut(picture)
+    done = run("prepare_ade20k_panoptic.py", "--root", str(ade20k_root))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {picture} ")
+    picture.unlink()
+    if folder == "annotations_instance":
+        done = run("prepare_ade20k_panoptic.py", "--root", str(ade20k_root))
+        assert done.stderr.splitlines()[-1] == f"error: {picture} does not exist"
 
 
 def test_make_shapes_makes_a_set_once_and_names_a_bad_value(run, tmp_path):

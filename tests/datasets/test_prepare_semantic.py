@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
 from vitadapter_d2.data import SemanticMapper, prepare_potsdam
+from vitadapter_d2.data.check_dataset import check_dataset
 from vitadapter_d2.data.datasets import register_all
 from vitadapter_d2.data.datasets.coco_stuff_categories import COCO_STUFF_CATEGORIES
 from vitadapter_d2.data.datasets.mapillary_categories import MAPILLARY_CATEGORIES
@@ -333,6 +334,25 @@ def test_a_prepared_set_is_mapped_and_scored(run, root, case, tmp_path):
 
 
 @each_case
+def test_a_prepared_set_passes_the_check(run, root, case):
+    case.build(root)
+    assert run(f"prepare_{case.script}.py", "--root", str(root)).returncode == 0
+    for name in case.names.values():
+        report = check_dataset(name, images=None, workers=0)
+        assert report.decoded == report.images > 0
+        assert {f.kind for f in report.errors} <= {"other number of images"}, report.findings
+        assert min(report.class_counts.values()) >= 1
+    path = Path(report.records[0]["sem_seg_file_name"])
+    labels = np.asarray(Image.open(path)).copy()
+    labels[3, 4] = 254
+    write(path, labels)
+    found = {f.kind: f.examples for f in check_dataset(name, images=None, workers=0).errors}
+    found.pop("other number of images", None)
+    kind = f"label map with a value that is no class of {len(report.class_counts)}"
+    assert found == {kind: (f"{path} has [254]",)}
+
+
+@each_case
 def test_without_the_download_the_error_is_one_line_that_names_the_path(run, root, case):
     done = run(f"prepare_{case.script}.py", "--root", str(root))
     assert done.returncode == 1
@@ -443,6 +463,24 @@ def test_an_interrupted_conversion_is_noticed_and_completed(run, root):
     (root / "CHASE_DB1" / "images" / "validation" / "Image_12R.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"Image_12R\.png does not exist, the image of"):
         DatasetCatalog.get("chase_db1_sem_seg_val")
+
+
+@pytest.mark.parametrize(
+    ("build", "script", "image"),
+    [
+        (chase_db1, "chase_db1", "CHASE_DB1/images/validation/Image_12R.png"),
+        (potsdam, "potsdam", "potsdam/img_dir/val/2_13_0_0_512_512.png"),
+        (coco_stuff_10k, "coco_stuff_10k", "coco/coco_stuff_10k/images_detectron2/test/*.jpg"),
+    ],
+)
+def test_an_image_that_was_lost_is_made_again(run, root, build, script, image):
+    build(root)
+    assert run(f"prepare_{script}.py", "--root", str(root)).returncode == 0
+    path = next(root.glob(image))
+    content = path.read_bytes()
+    path.unlink()
+    assert run(f"prepare_{script}.py", "--root", str(root)).returncode == 0
+    assert path.read_bytes() == content
 
 
 def test_mapillary_is_read_as_downloaded_with_its_own_classes(root):

@@ -1,9 +1,26 @@
 """COCO's annotation format: masks, boxes and panoptic colours."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: if it does not exist.
+        ValueError: if it is no JSON file or a damaged one.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} does not exist") from error
+    except ValueError as error:  # of the JSON or of its encoding; neither names the file
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def describe_mask(mask: np.ndarray) -> dict[str, Any]:

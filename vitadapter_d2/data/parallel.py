@@ -14,6 +14,7 @@ def parallel_map(
     items: Sequence[Any],
     workers: int | None = None,
     title: str | None = None,
+    unit: str = "image",
 ) -> Iterator[Any]:
     """Yield the results in the order of the items.
 
@@ -22,8 +23,9 @@ def parallel_map(
         items: what it is called with.
         workers: number of processes; 0 works in this one, None takes one per core, at most 8.
         title: label of the progress bar; None shows none.
+        unit: what an item is, for the progress bar.
     """
-    bar = tqdm(total=len(items), desc=title, unit="image", disable=title is None)
+    bar = tqdm(total=len(items), desc=title, unit=unit, disable=title is None)
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
     with bar:
         for result in _results(function, items, workers):

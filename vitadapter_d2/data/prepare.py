@@ -14,7 +14,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vitadapter_d2.data.coco_format import rgb_to_ids
+from vitadapter_d2.data.checking import ranges, refuse
+from vitadapter_d2.data.checking_panoptic import check_panoptic
+from vitadapter_d2.data.coco_format import read_json, rgb_to_ids
 from vitadapter_d2.data.parallel import parallel_map
 from vitadapter_d2.files import replacing, write_image
 from vitadapter_d2.labels import read_labels
@@ -38,8 +40,10 @@ def panoptic_to_semantic(
     *,
     workers: int | None = None,
     title: str | None = None,
-) -> int:
+) -> Prepared:
     """Write one semantic PNG file per panoptic one; pixels without a segment become 255.
+
+    Those that exist already are skipped.
 
     Args:
         panoptic_json: annotations in COCO's panoptic format.
@@ -49,16 +53,17 @@ def panoptic_to_semantic(
         workers: see ``parallel_map``.
         title: see ``parallel_map``.
 
-    Returns:
-        The number of files written; those that exist already are skipped.
-
     Raises:
-        ValueError: if a file has an id without segment or a category without a contiguous id.
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged, or has an id without segment or a category without a
+            contiguous id.
     """
-    annotations = json.loads(panoptic_json.read_text(encoding="utf-8"))["annotations"]
+    content = read_json(panoptic_json)
+    refuse(check_panoptic(content), panoptic_json)
+    annotations = content["annotations"]
     semantic_root.mkdir(parents=True, exist_ok=True)
     convert = partial(_write_semantic, panoptic_root, semantic_root, dict(contiguous_id))
-    return sum(parallel_map(convert, annotations, workers, title))
+    return Prepared(sum(parallel_map(convert, annotations, workers, title)), len(annotations))
 
 
 def _write_semantic(
@@ -71,7 +76,7 @@ def _write_semantic(
     if target.exists():
         return False
     source = panoptic_root / annotation["file_name"]
-    ids = rgb_to_ids(read_png(source)[..., ::-1])
+    ids = rgb_to_ids(read_picture(source, "RGB"))
     semantic = np.full(ids.shape, IGNORE_LABEL, np.uint8)
     is_known = ids == 0
     for segment in annotation["segments_info"]:
@@ -166,20 +171,9 @@ def map_labels(labels: np.ndarray, mapping: Mapping[int, int], source: object) -
     is_unknown = converted < 0
     if is_unknown.any():
         raise ValueError(
-            f"{source} has value {labels[is_unknown][0]}, legal ones are {_ranges(mapping)}"
+            f"{source} has value {labels[is_unknown][0]}, legal ones are {ranges(mapping)}"
         )
     return converted.astype(np.uint8)
-
-
-def _ranges(values: Mapping[int, int]) -> str:
-    """``{0, 1, 2, 5}`` -> ``"0 to 2, 5"``."""
-    ordered = sorted(values)
-    starts = [v for v in ordered if v - 1 not in values]
-    ends = [v for v in ordered if v + 1 not in values]
-    return ", ".join(
-        f"{start} to {end}" if end > start else f"{start}"
-        for start, end in zip(starts, ends, strict=True)
-    )
 
 
 def find_files(folder: Path, pattern: str) -> list[Path]:

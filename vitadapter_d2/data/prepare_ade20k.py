@@ -15,7 +15,14 @@ from vitadapter_d2.data.coco_format import describe_mask, encode_mask, ids_to_rg
 from vitadapter_d2.data.datasets.ade20k import ADE20K_PANOPTIC_CATEGORIES, ade20k_paths
 from vitadapter_d2.data.datasets.ade20k_categories import ADE20K_CATEGORIES
 from vitadapter_d2.data.parallel import parallel_map
-from vitadapter_d2.data.prepare import Prepared, read_png, shift_labels, write_json
+from vitadapter_d2.data.prepare import (
+    Prepared,
+    find_files,
+    read_picture,
+    read_png,
+    shift_labels,
+    write_json,
+)
 from vitadapter_d2.files import write_image
 
 _THINGS = [i for i, c in enumerate(ADE20K_PANOPTIC_CATEGORIES) if c.is_thing]
@@ -35,8 +42,10 @@ def prepare_ade20k_semantic(
 
 def prepare_ade20k(
     root: str, split: str, *, workers: int | None = None, title: str | None = None
-) -> int:
+) -> Prepared:
     """Write the panoptic PNG files, the panoptic JSON and the instance JSON of a split.
+
+    An interrupted run leaves PNG files that the next one takes as they are.
 
     Args:
         root: folder that holds ``ADEChallengeData2016`` with ``images``, ``annotations`` and
@@ -45,27 +54,21 @@ def prepare_ade20k(
         workers: see ``parallel_map``.
         title: see ``parallel_map``.
 
-    Returns:
-        The number of images converted; 0 if both JSON files exist already.
-
     Raises:
         FileNotFoundError: if label maps are missing.
         ValueError: if a label map has a value out of range.
     """
     paths = ade20k_paths(root, split)
     panoptic_json, instances_json = Path(paths.panoptic_json), Path(paths.instances_json)
-    if panoptic_json.exists() and instances_json.exists():
-        return 0
     base, folder = panoptic_json.parent, Path(paths.images).name
-    semantic_files = sorted((base / "annotations" / folder).glob("*.png"))
-    if not semantic_files:
-        raise FileNotFoundError(f"no PNG files in {base / 'annotations' / folder}")
-    Path(paths.panoptic).mkdir(parents=True, exist_ok=True)
+    semantic_files = find_files(base / "annotations" / folder, "*.png")
+    if panoptic_json.exists() and instances_json.exists():
+        return Prepared(0, len(semantic_files))
     convert = partial(_convert_image, base / "annotations_instance" / folder, Path(paths.panoptic))
     tasks = list(enumerate(semantic_files, start=1))
     results = list(parallel_map(convert, tasks, workers, title))
-    images = [image for image, _, _ in results]
-    objects = [item for _, items, _ in results for item in items]
+    images = [image for image, _, _, _ in results]
+    objects = [item for _, items, _, _ in results for item in items]
     write_json(
         instances_json,
         {
@@ -78,23 +81,24 @@ def prepare_ade20k(
         panoptic_json,
         {
             "images": images,
-            "annotations": [annotation for _, _, annotation in results],
+            "annotations": [annotation for _, _, annotation, _ in results],
             "categories": [
                 {"id": c.id, "name": c.name, "isthing": int(c.is_thing), "color": list(c.color)}
                 for c in ADE20K_PANOPTIC_CATEGORIES
             ],
         },
     )
-    return len(results)
+    return Prepared(sum(is_written for *_, is_written in results), len(results))
 
 
 def _convert_image(
     instance_root: Path, panoptic_root: Path, task: tuple[int, Path]
-) -> tuple[Annotation, list[Annotation], Annotation]:
-    """Write one panoptic PNG file.
+) -> tuple[Annotation, list[Annotation], Annotation, bool]:
+    """Write one panoptic PNG file unless it exists.
 
     Returns:
-        The image entry, the object annotations (without ``id``) and the panoptic annotation.
+        The image entry, the object annotations (without ``id``), the panoptic annotation, and
+        whether the file was written.
     """
     image_id, semantic_file = task
     semantic = read_png(semantic_file)
@@ -119,7 +123,10 @@ def _convert_image(
         description = {"category_id": category, **describe_mask(mask)}
         segments.append({"id": segment_id, **description})
         objects.append({"image_id": image_id, **description, "segmentation": encode_mask(mask)})
-    write_image(panoptic_root / semantic_file.name, ids_to_rgb(ids))
+    target = panoptic_root / semantic_file.name
+    is_written = not target.exists()
+    if is_written:
+        write_image(target, ids_to_rgb(ids))
     height, width = semantic.shape
     image = {
         "id": image_id,
@@ -132,13 +139,13 @@ def _convert_image(
         "file_name": semantic_file.name,
         "segments_info": segments,
     }
-    return image, objects, annotation
+    return image, objects, annotation, is_written
 
 
 def _things(instance_file: Path) -> list[tuple[int, int, np.ndarray]]:
     """Return instance number, contiguous class and mask of each object in an instance map."""
-    bgr = read_png(instance_file)
-    category_map, number_map = bgr[..., 2], bgr[..., 1]
+    rgb = read_picture(instance_file, "RGB")
+    category_map, number_map = rgb[..., 0], rgb[..., 1]
     things = []
     for number in np.unique(number_map[number_map > 0]):
         mask = number_map == number

@@ -13,6 +13,7 @@ import numpy as np
 
 from vitadapter_d2.data.datasets.chase_db1 import chase_db1_paths
 from vitadapter_d2.data.datasets.cityscapes import CITYSCAPES_SEMANTIC_CATEGORIES
+from vitadapter_d2.data.datasets.coco import COCO_PANOPTIC_CATEGORIES, coco_panoptic_paths
 from vitadapter_d2.data.datasets.coco_stuff import coco_stuff_10k_paths, coco_stuff_164k_paths
 from vitadapter_d2.data.datasets.coco_stuff_categories import COCO_STUFF_CATEGORIES
 from vitadapter_d2.data.datasets.mapillary import mapillary_paths, mapillary_to_cityscapes
@@ -23,6 +24,7 @@ from vitadapter_d2.data.prepare import (
     convert_labels,
     find_files,
     map_labels,
+    panoptic_to_semantic,
     read_picture,
 )
 from vitadapter_d2.files import replacing, write_image
@@ -52,6 +54,21 @@ def prepare_mapillary(
     pairs = [(source, target_root / source.name) for source in find_files(source_root, "*.png")]
     return convert_labels(
         pairs, mapillary_to_cityscapes(), allow_palette=True, workers=workers, title=title
+    )
+
+
+def prepare_coco_panoptic(
+    root: str, split: str, *, workers: int | None = None, title: str | None = None
+) -> Prepared:
+    """Write ``panoptic_semseg_<split>2017`` (0 to 132, 255) from the panoptic annotations."""
+    paths = coco_panoptic_paths(root, split)
+    return panoptic_to_semantic(
+        Path(paths.panoptic_json),
+        Path(paths.panoptic),
+        Path(paths.semantic),
+        {category.id: i for i, category in enumerate(COCO_PANOPTIC_CATEGORIES)},
+        workers=workers,
+        title=title,
     )
 
 
@@ -147,7 +164,7 @@ def prepare_chase_db1(
 def _prepare_retina(images: Path, labels: Path, source: Path) -> bool:
     image_file = images / f"{source.stem}.png"
     label_file = labels / f"{source.stem}_1stHO.png"
-    if label_file.exists():
+    if label_file.exists() and image_file.exists():
         return False
     drawing = source.with_name(label_file.name)
     if not drawing.is_file():

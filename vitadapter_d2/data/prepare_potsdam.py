@@ -75,7 +75,9 @@ def _cut_tile(images: Path, labels: Path, tile: tuple[str, Path, Path]) -> Prepa
             raise ValueError(f"{image_file} is {width} x {height}, smaller than a crop of {CROP}")
         corners = [(x, y) for y in _starts(height) for x in _starts(width)]
         crops = {f"{name}_{x}_{y}_{x + CROP}_{y + CROP}.png": (x, y) for x, y in corners}
-        missing = {n: c for n, c in crops.items() if not (labels / n).exists()}
+        missing = {
+            n: c for n, c in crops.items() if not ((labels / n).exists() and (images / n).exists())
+        }
         if not missing:
             return Prepared(0, len(crops))
     image = read_picture(image_file, "RGB")

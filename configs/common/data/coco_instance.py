@@ -5,10 +5,13 @@ from detectron2.config import LazyCall as L
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.evaluation import COCOEvaluator
+
+from vitadapter_d2.data import build_train_loader
+from vitadapter_d2.evaluation import DetectionEvaluator
+
+from ..testing import detection_test
 
 TRAIN_IMAGES = 117266  # those with annotations
 TOTAL_BATCH = 16
@@ -19,7 +22,7 @@ def iterations(epochs):
 
 
 dataloader = dict(
-    train=L(build_detection_train_loader)(
+    train=L(build_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
         mapper=L(DatasetMapper)(
             is_train=True,
@@ -42,7 +45,9 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    evaluator=L(COCOEvaluator)(
+    evaluator=L(DetectionEvaluator)(
         dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}/inference"
     ),
 )
+
+test = detection_test()

@@ -9,7 +9,7 @@ from detectron2.config import LazyCall as L
 from vitadapter_d2.data import PadShortSide, ResizeToScale
 
 from ..normalization import IMAGENET_MEAN
-from .coco_instance import dataloader, iterations
+from .coco_instance import dataloader, iterations, test
 
 SIDE = 1024
 

@@ -6,7 +6,7 @@ Half of the images are resized, half are resized, cropped and resized again.
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
-from .coco_instance import dataloader, iterations
+from .coco_instance import dataloader, iterations, test
 
 SHORT_SIDES = list(range(480, 801, 32))
 LONG_SIDE = 1333

@@ -5,19 +5,18 @@ from detectron2.config import LazyCall as L
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
 
-from vitadapter_d2.data import PanopticMapper
+from vitadapter_d2.data import PanopticMapper, build_train_loader
 from vitadapter_d2.engine.pictures import PictureWriter
 
 _VAL = "coco_2017_val_panoptic_with_sem_seg"
 _OUTPUT = "${train.output_dir}/inference"
 
 dataloader = dict(
-    train=L(build_detection_train_loader)(
+    train=L(build_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train_panoptic"),
         mapper=L(PanopticMapper)(
             augmentations=[

@@ -5,7 +5,6 @@ from detectron2.config import LazyCall as L
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 
@@ -14,6 +13,7 @@ from vitadapter_d2.data import (
     PhotometricDistortion,
     ResizeToScale,
     SemanticMapper,
+    build_train_loader,
 )
 from vitadapter_d2.engine.pictures import PictureWriter
 from vitadapter_d2.evaluation import SemanticEvaluator
@@ -39,7 +39,7 @@ def semantic(
     ``pixel_mean``, which the model turns into 0.
     """
     return dict(
-        train=L(build_detection_train_loader)(
+        train=L(build_train_loader)(
             dataset=L(get_detection_dataset_dicts)(names=train, filter_empty=False),
             mapper=L(SemanticMapper)(
                 augmentations=official_augmentations(crop, scale, pixel_mean),

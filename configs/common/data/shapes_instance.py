@@ -5,18 +5,17 @@ from detectron2.config import LazyCall as L
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import COCOEvaluator
 
-from vitadapter_d2.data import ChannelShuffle
+from vitadapter_d2.data import ChannelShuffle, build_train_loader
 from vitadapter_d2.engine.pictures import PictureWriter
 
 _VAL = "shapes_val"
 
 dataloader = dict(
-    train=L(build_detection_train_loader)(
+    train=L(build_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="shapes_train"),
         mapper=L(DatasetMapper)(
             is_train=True,

@@ -5,19 +5,18 @@ from detectron2.config import LazyCall as L
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
 
-from vitadapter_d2.data import ChannelShuffle, PanopticMapper
+from vitadapter_d2.data import ChannelShuffle, PanopticMapper, build_train_loader
 from vitadapter_d2.engine.pictures import PictureWriter
 
 _VAL = "shapes_val_panoptic"
 _OUTPUT = "${train.output_dir}/inference"
 
 dataloader = dict(
-    train=L(build_detection_train_loader)(
+    train=L(build_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="shapes_train_panoptic"),
         mapper=L(PanopticMapper)(
             # A class is a shape and a pattern; colour tells nothing.

@@ -5,11 +5,10 @@ from detectron2.config import LazyCall as L
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 
-from vitadapter_d2.data import ChannelShuffle, SemanticMapper
+from vitadapter_d2.data import ChannelShuffle, SemanticMapper, build_train_loader
 from vitadapter_d2.engine.pictures import PictureWriter
 from vitadapter_d2.evaluation import SemanticEvaluator
 from vitadapter_d2.inference.semantic import SemanticTester
@@ -18,7 +17,7 @@ from vitadapter_d2.inference.sliding_window import SlidingWindow
 _VAL = "shapes_val_panoptic"  # its records name the label maps too
 
 dataloader = dict(
-    train=L(build_detection_train_loader)(
+    train=L(build_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="shapes_train_panoptic", filter_empty=False),
         mapper=L(SemanticMapper)(
             # A class is a shape and a pattern; colour tells nothing.

@@ -9,11 +9,12 @@ from ..normalization import IMAGENET_MEAN, IMAGENET_STD
 
 
 def dense_detector(detector, head, backbone, num_classes, channels):
-    """What ATSS and GFL share. The backbone's res2 is not used: DDP has to be told."""
+    """What ATSS and GFL share. The backbone's res2 is not used."""
+    backbone.out_features = ["res3", "res4", "res5"]
     return L(detector)(
         backbone=L(FPN)(
             bottom_up=backbone,
-            in_features=["res3", "res4", "res5"],
+            in_features=backbone.out_features,
             out_channels=channels,
             top_block=L(LinearP6P7)(channels=channels),
         ),

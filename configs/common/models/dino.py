@@ -17,6 +17,8 @@ from ..normalization import IMAGENET_MEAN, IMAGENET_STD
 
 
 def dino(backbone, num_classes=80, num_queries=900):
+    """The backbone's res2 is not used."""
+    backbone.out_features = ["res3", "res4", "res5"]
     return L(DINO)(
         backbone=backbone,
         neck=L(InputProjection)(

@@ -4,9 +4,9 @@ from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 
+from vitadapter_d2.modeling.box_predictor import SoftNMSOutputLayers
 from vitadapter_d2.modeling.htc import (
     AttentionFPN,
     ExtraAttention,
@@ -14,8 +14,8 @@ from vitadapter_d2.modeling.htc import (
     HTCMaskHead,
     HTCROIHeads,
     HybridTaskCascade,
-    SoftNMSOutputLayers,
 )
+from vitadapter_d2.modeling.roi_pooler import PreciseROIPooler
 
 from .cascade import DEVIATIONS, LOSS_WEIGHTS, cascade_mask_rcnn
 from .mask_rcnn import LEVELS
@@ -92,7 +92,7 @@ def htc(
     heads.semantic_head = L(FusedSemanticHead)(
         num_levels=5, num_classes=num_labels, channels=channels
     )
-    heads.semantic_pooler = L(ROIPooler)(
+    heads.semantic_pooler = L(PreciseROIPooler)(
         output_size=14, scales=(1 / 8,), sampling_ratio=0, pooler_type="ROIAlignV2"
     )
     return model

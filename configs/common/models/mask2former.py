@@ -64,6 +64,15 @@ def mask2former(backbone, num_classes, dataset_name, num_queries=100):
     )
 
 
+def instance_mask2former(backbone, num_classes, num_queries=100):
+    """Objects alone."""
+    model = mask2former(backbone, num_classes, None, num_queries)
+    model.metadata = None
+    model.semantic_on = model.panoptic_on = False
+    model.test_topk_per_image = 100
+    return model
+
+
 def semantic_mask2former(backbone, num_classes, width=256, num_heads=8, ffn=1024, num_queries=100):
     """As ViT-Adapter's semantic models have it; the large ones are 1024 wide, with 32 heads.
 

@@ -11,7 +11,6 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import (
     FastRCNNConvFCHead,
@@ -20,7 +19,9 @@ from detectron2.modeling.roi_heads import (
     StandardROIHeads,
 )
 
+from vitadapter_d2.modeling.box_predictor import SoftNMSOutputLayers
 from vitadapter_d2.modeling.necks import ChannelMapper
+from vitadapter_d2.modeling.roi_pooler import PreciseROIPooler
 
 from ..normalization import IMAGENET_MEAN, IMAGENET_STD
 
@@ -28,7 +29,7 @@ LEVELS = ["res2", "res3", "res4", "res5"]
 
 
 def _pooler(size):
-    return L(ROIPooler)(
+    return L(PreciseROIPooler)(
         output_size=size,
         scales=(1 / 4, 1 / 8, 1 / 16, 1 / 32),
         sampling_ratio=0,
@@ -116,4 +117,14 @@ def upgraded_mask_rcnn(backbone, channels=256, box_dim=1024):
     model.roi_heads.box_head.fc_dims = [box_dim]
     model.roi_heads.box_head.conv_norm = "BN"
     model.roi_heads.mask_head.conv_norm = "BN"
+    return model
+
+
+def with_soft_nms(model, iou_threshold=0.5, score_threshold=0.001):
+    """Of any model with ROI heads: scores of boxes that overlap a better one fall."""
+    heads = model.roi_heads
+    for predictor in heads.get("box_predictors") or [heads.box_predictor]:
+        predictor._target_ = SoftNMSOutputLayers
+        predictor.test_nms_thresh = iou_threshold
+        predictor.test_score_thresh = score_threshold
     return model

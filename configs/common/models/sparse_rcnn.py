@@ -3,8 +3,8 @@
 from detectron2.config import LazyCall as L
 from detectron2.modeling import FPN
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.poolers import ROIPooler
 
+from vitadapter_d2.modeling.roi_pooler import PreciseROIPooler
 from vitadapter_d2.modeling.sparse_rcnn import (
     DynamicHead,
     HungarianMatcher,
@@ -25,7 +25,7 @@ def sparse_rcnn(backbone, num_classes=80, channels=256, num_proposals=300, **hea
         ),
         head=L(DynamicHead)(
             **{
-                "box_pooler": L(ROIPooler)(
+                "box_pooler": L(PreciseROIPooler)(
                     output_size=7,
                     scales=(1 / 4, 1 / 8, 1 / 16, 1 / 32),
                     sampling_ratio=2,

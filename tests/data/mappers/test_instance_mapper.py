@@ -44,6 +44,27 @@ def test_an_object_without_mask_is_refused(record):
         InstanceMapper([])(record)
 
 
+def test_objects_without_a_pixel_and_crowds_are_left_out_and_what_is_left_may_be_nothing(record):
+    line = [[3.0, 2.0, 13.0, 2.0, 8.0, 2.0]]
+    empty = {"size": [20, 30], "counts": [600]}
+    crowd = {**record["annotations"][0], "iscrowd": 1}
+    nothing = [{"category_id": 1, "segmentation": s} for s in (line, empty)]
+    record["annotations"] = [*nothing, crowd]
+    output = InstanceMapper([], num_classes=3)(record)["instances"]
+    assert len(output) == 0
+    assert output.gt_masks.tensor.shape == (0, 20, 30)
+    assert output.gt_boxes.tensor.shape == (0, 4) and output.gt_classes.shape == (0,)
+
+
+@pytest.mark.parametrize("category", [-1, 3, 7])
+def test_an_unknown_category_is_named(record, category):
+    record["annotations"][0]["category_id"] = category
+    with pytest.raises(
+        ValueError, match=rf"image\.png has class {category}, expected one of 0 to 2"
+    ):
+        InstanceMapper([], num_classes=3)(record)
+
+
 def test_it_agrees_with_detectron2s_mapper_where_nothing_is_padded(tiny_root):
     theirs = DETECTRON2S_MAPPER(augmentations=[])
     for record in DatasetCatalog.get("tiny_train"):

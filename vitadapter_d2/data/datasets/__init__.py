@@ -6,6 +6,7 @@ from vitadapter_d2.data.datasets.cityscapes import register_cityscapes
 from vitadapter_d2.data.datasets.coco import register_coco
 from vitadapter_d2.data.datasets.coco_stuff import register_coco_stuff
 from vitadapter_d2.data.datasets.mapillary import register_mapillary
+from vitadapter_d2.data.datasets.objects365 import register_objects365
 from vitadapter_d2.data.datasets.objects_with_labels import (
     get_objects_with_labels,
     register_stuffthing,
@@ -31,9 +32,10 @@ def register_all(root: str) -> None:
     register_shapes(f"{root}/shapes")
     register_coco(root)
     register_ade20k(root)
-    register_cityscapes()
+    register_cityscapes(root)
     register_coco_stuff(root)
     register_stuffthing(root)
+    register_objects365(root)
     register_pascal_context(root)
     register_mapillary(root)
     register_potsdam(root)

@@ -4,9 +4,9 @@ import os
 from functools import partial
 
 from detectron2.data import MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
 from vitadapter_d2.data.datasets.ade20k_categories import ADE20K_CATEGORIES
+from vitadapter_d2.data.datasets.coco_records import load_coco_records
 from vitadapter_d2.data.datasets.registration import (
     Category,
     PanopticPaths,
@@ -57,7 +57,7 @@ def register_ade20k(root: str) -> None:
         name = f"ade20k_instance_{split}"
         register_once(
             name,
-            partial(load_coco_json, paths.instances_json, paths.images, name),
+            partial(load_coco_records, paths.instances_json, paths.images, name),
             evaluator_type="coco",
             image_root=paths.images,
             json_file=paths.instances_json,

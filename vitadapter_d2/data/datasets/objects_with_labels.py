@@ -5,12 +5,31 @@ from functools import partial
 
 from detectron2.data import get_detection_dataset_dicts
 
+from vitadapter_d2.data.datasets.coco_stuff_categories import COCO_STUFF_CATEGORIES
 from vitadapter_d2.data.datasets.registration import (
     Record,
     SemanticPaths,
     load_semantic_records,
     register_once,
 )
+
+# Label ids of COCO-Stuff that have a name and no pixel.
+_NEVER_ANNOTATED = {
+    12: "street sign",
+    26: "hat",
+    29: "shoe",
+    30: "eye glasses",
+    45: "plate",
+    66: "mirror",
+    68: "window",
+    69: "desk",
+    71: "door",
+    83: "blender",
+    91: "hair brush",
+}
+_NAMES = {raw_id: name for raw_id, name, _ in COCO_STUFF_CATEGORIES} | _NEVER_ANNOTATED
+STUFFTHING_NAMES = tuple(_NAMES[raw_id] for raw_id in sorted(_NAMES))
+"""Names of the pixel values 0 to 181; HTC's 183rd channel has neither name nor pixels."""
 
 
 def stuffthing_paths(root: str, split: str) -> SemanticPaths:
@@ -39,6 +58,7 @@ def register_stuffthing(root: str) -> None:
             evaluator_type="sem_seg",
             image_root=paths.images,
             sem_seg_root=paths.labels,
+            stuff_classes=list(STUFFTHING_NAMES),
             ignore_label=255,
         )
 

@@ -1,14 +1,16 @@
 """What the data sets share: the root folder, registering once, metadata and records."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from vitadapter_d2.data.checking import refuse
+from vitadapter_d2.data.checking_panoptic import check_panoptic
+from vitadapter_d2.data.coco_format import read_json
 
 Record = dict[str, Any]
 
@@ -135,11 +137,13 @@ def load_panoptic_records(paths: PanopticPaths, categories: Sequence[Category]) 
 
     Raises:
         FileNotFoundError: if the JSON file does not exist.
-        ValueError: if it names an image or a category that is not known.
+        ValueError: if something in it has no meaning, such as an id that occurs more than once:
+            every kind is named. If it names a category that is not among ``categories``.
     """
     if not os.path.isfile(paths.panoptic_json):
         raise FileNotFoundError(f"{paths.panoptic_json} does not exist; {_ADVICE}")
-    content = json.loads(Path(paths.panoptic_json).read_text(encoding="utf-8"))
+    content = read_json(paths.panoptic_json)
+    refuse(check_panoptic(content), paths.panoptic_json)
     contiguous = {category.id: index for index, category in enumerate(categories)}
     things = {category.id for category in categories if category.is_thing}
     images = {image["id"]: image for image in content["images"]}

@@ -3,8 +3,7 @@
 import os
 from functools import partial
 
-from detectron2.data.datasets import load_coco_json
-
+from vitadapter_d2.data.datasets.coco_records import load_coco_records
 from vitadapter_d2.data.datasets.registration import (
     Category,
     PanopticPaths,
@@ -45,7 +44,7 @@ def register_shapes(root: str, prefix: str = "shapes") -> None:
         name = f"{prefix}_{split}"
         register_once(
             name,
-            partial(load_coco_json, paths.instances_json, paths.images, name),
+            partial(load_coco_records, paths.instances_json, paths.images, name),
             evaluator_type="coco",
             image_root=paths.images,
             json_file=paths.instances_json,

@@ -1,0 +1,37 @@
+"""Mask2Former, ViT-Adapter-L, BEiTv2, on ADE20K panoptic.
+
+No number was published. Data, queries and schedule are facebookresearch/Mask2Former's for its large
+backbone; the learning rates are those of ViT-Adapter's panoptic model on the same trunk.
+"""
+
+from detectron2.config import LazyCall as L
+from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
+
+from ..common.data.ade20k_panoptic import dataloader
+from ..common.models.mask2former import mask2former
+from ..common.models.vit_adapter import beit_segmentation_backbone
+from ..common.optim import layer_decay
+from ..common.pretrained import BEITV2_LARGE
+from ..common.train import train
+
+zoo = dict(
+    pretrained=BEITV2_LARGE,
+    released="",
+    metrics=dict(),
+)
+
+model = mask2former(
+    beit_segmentation_backbone("large", "beitv2_large_patch16_224", crop=640, drop_path_rate=0.3),
+    num_classes=150,
+    dataset_name="ade20k_panoptic_val",
+    num_queries=200,
+)
+model.backbone.vit.recompute_blocks = True
+model.backbone.interactions.recompute_attention = True
+
+optimizer = layer_decay(lr=1e-4, rate=0.9, depth=24)
+train.max_iter = 160_000
+train.amp.enabled = True
+train.clip_grad_norm = 0.01
+lr_multiplier = L(PolynomialDecayParamScheduler)(base_value=1.0, power=0.9)
+train.init_checkpoint = zoo["pretrained"]

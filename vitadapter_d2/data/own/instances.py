@@ -1,0 +1,270 @@
+"""Objects in COCO's format, as annotation tools write it: checked and put in order.
+
+What Detectron2 and the COCO tools stumble over is mended where the meaning is plain, and told;
+the rest is refused with one sentence.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+from vitadapter_d2.data.own.classes import clean_name, whole_number
+from vitadapter_d2.data.own.images import check_sizes, locate
+from vitadapter_d2.data.own.layouts import Place, read_coco
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """One part of a data set, mended.
+
+    Attributes:
+        source: the file it comes from.
+        root: folder of the images.
+        images: COCO's entries, ``file_name`` relative to ``root``.
+        annotations: COCO's entries.
+        categories: COCO's entries, in the order of their ids.
+        notes: what was mended or left out.
+    """
+
+    source: Path
+    root: Path
+    images: list[Entry]
+    annotations: list[Entry]
+    categories: list[Entry]
+    notes: list[str] = field(default_factory=list)
+
+    def content(self) -> dict[str, list[Entry]]:
+        """For a JSON file."""
+        return {
+            "images": self.images,
+            "annotations": self.annotations,
+            "categories": self.categories,
+        }
+
+
+def read_objects(place: Place) -> Annotations:
+    """Reads a file of objects.
+
+    Args:
+        place: the file, and where its images may be.
+
+    Raises:
+        FileNotFoundError: images are missing.
+        ValueError: the file contradicts itself or its images.
+    """
+    source = place.annotations
+    content = read_coco(source)
+    categories = read_categories(content, source)
+    root, images, new_id = read_images(content, place)
+    objects = _Objects(source, images, {category["id"] for category in categories}, new_id)
+    annotations = [entry for one in content["annotations"] if (entry := objects.mended(one))]
+    for number, entry in enumerate(annotations, start=1):
+        entry["id"] = number  # unique, and no 0, which pycocotools takes for "no match"
+    return Annotations(source, root, images, annotations, categories, objects.notes())
+
+
+def read_categories(content: Mapping[str, Any], source: object) -> list[Entry]:
+    """The classes of a file in the order of their ids.
+
+    Raises:
+        ValueError: one has no id or name, or an id is there twice.
+    """
+    categories = []
+    for category in content["categories"]:
+        try:
+            entry = {"id": whole_number(category["id"]), "name": clean_name(category["name"])}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{source}: the category {category} is wrong: {error!r}") from error
+        entry |= {
+            key: category[key] for key in ("supercategory", "isthing", "color") if key in category
+        }
+        categories.append(entry)
+    _refuse_twice((category["id"] for category in categories), "categories", source)
+    if not categories:
+        raise ValueError(f"{source} has no categories")
+    return sorted(categories, key=lambda category: category["id"])
+
+
+def read_images(
+    content: Mapping[str, Any], place: Place
+) -> tuple[Path, list[Entry], dict[Any, int]]:
+    """The images of a file: their folder, their entries, and their ids old to new.
+
+    Raises:
+        FileNotFoundError: some are missing.
+        ValueError: an entry is wrong, an id is there twice, or a size is another.
+    """
+    source = place.annotations
+    try:
+        old_ids = [image["id"] for image in content["images"]]
+        names = [str(image["file_name"]) for image in content["images"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{source}: an image entry lacks {error}") from error
+    if not names:
+        raise ValueError(f"{source} has no images")
+    _refuse_twice(old_ids, "images", source)
+    keeps_ids = all(isinstance(number, int) for number in old_ids)
+    new_ids = old_ids if keeps_ids else range(1, len(names) + 1)
+    root, names = locate(names, place.images, source)
+    images = [
+        {
+            "id": number,
+            "file_name": name,
+            "width": image.get("width"),
+            "height": image.get("height"),
+        }
+        for number, name, image in zip(new_ids, names, content["images"], strict=True)
+    ]
+    check_sizes(root, images, source)
+    return root, images, dict(zip(old_ids, new_ids, strict=True))
+
+
+def _refuse_twice(ids: Any, what: str, source: object) -> None:
+    twice = [number for number, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{source}: {len(twice)} ids of {what} are there twice, first {twice[0]!r}"
+        )
+
+
+class _Objects:
+    """Mends the objects of one file and counts what it does.
+
+    Args:
+        source: the file, for messages.
+        images: its images.
+        category_ids: its classes.
+        new_id: ids of images, old to new.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        images: Sequence[Entry],
+        category_ids: set[int],
+        new_id: Mapping[Any, int],
+    ) -> None:
+        self.source = source
+        self.images = {image["id"]: image for image in images}
+        self.category_ids = category_ids
+        self.new_id = new_id
+        self.counts: Counter[str] = Counter()
+
+    def notes(self) -> list[str]:
+        return [f"{self.source}: {count} {what}" for what, count in self.counts.items()]
+
+    def mended(self, annotation: Entry) -> Entry | None:
+        """The object in order; None if it is to be left out."""
+        try:
+            image = self.images.get(self.new_id.get(annotation["image_id"], -1))
+            category = whole_number(annotation["category_id"])
+            if category not in self.category_ids:
+                raise ValueError(
+                    f"category_id {category} is unknown, the categories are "
+                    f"{sorted(self.category_ids)}"
+                )
+            if image is None or annotation["image_id"] not in self.new_id:
+                return self._left_out("annotations of images that it does not list are left out")
+            return self._entry(annotation, image, category)
+        except (KeyError, TypeError, ValueError) as error:
+            told = f"it has no {error}" if isinstance(error, KeyError) else error
+            name = annotation.get("id", "?") if isinstance(annotation, dict) else annotation
+            raise ValueError(f"{self.source}: annotation {name}: {told}") from error
+
+    def _left_out(self, why: str) -> Entry | None:
+        self.counts[why] += 1
+        return None
+
+    def _entry(self, annotation: Entry, image: Entry, category: int) -> Entry | None:
+        given = annotation.get("segmentation")
+        segmentation = _mended_mask(given, image)
+        if given and not segmentation:
+            return self._left_out("objects without a polygon of 3 points are left out")
+        box = annotation.get("bbox") or (segmentation and _box_of(segmentation, image))
+        if not box:
+            raise ValueError("it has neither bbox nor segmentation")
+        inside = self._inside(_four_numbers(box), image)
+        if inside is None:
+            return self._left_out("objects without area, or outside of their image, are left out")
+        area = annotation.get("area")
+        if not isinstance(area, int | float) or not math.isfinite(area):
+            area = _area_of(segmentation, image) if segmentation else inside[2] * inside[3]
+        # "ignore" is of old files; Detectron2 refuses it.
+        is_crowd = bool(annotation.get("iscrowd") or annotation.get("ignore"))
+        entry = {
+            "image_id": image["id"],
+            "category_id": category,
+            "bbox": inside,
+            "area": area,
+            "iscrowd": int(is_crowd),
+        }
+        return {**entry, "segmentation": segmentation} if segmentation else entry
+
+    def _inside(self, box: list[float], image: Entry) -> list[float] | None:
+        """The part of a box inside of its image; None if there is none."""
+        x, y, width, height = box
+        left, top = max(x, 0.0), max(y, 0.0)
+        right, bottom = min(x + width, image["width"]), min(y + height, image["height"])
+        if right <= left or bottom <= top:
+            return None
+        inside = [left, top, right - left, bottom - top]
+        # Tools that count pixels from 1, and their rounding, are no news.
+        if any(abs(a - b) > 1 for a, b in zip(box, inside, strict=True)):
+            self.counts["boxes reach beyond their image and are cut"] += 1
+        return inside
+
+
+def _four_numbers(box: Any) -> list[float]:
+    numbers = [float(value) for value in box]
+    if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"bbox must be four finite numbers (x, y, width, height), got {box}")
+    return numbers
+
+
+def _mended_mask(given: Any, image: Entry) -> Any:
+    """Polygons of 3 points and more, or run lengths of the image's size; None if there is none."""
+    if not given:
+        return None
+    if isinstance(given, dict):
+        size = [image["height"], image["width"]]
+        if list(given.get("size", [])) != size:
+            raise ValueError(
+                f"its run lengths have size {given.get('size')}, its image has (height, width) "
+                f"{size}"
+            )
+        counts = given.get("counts")
+        if not isinstance(counts, list | str):
+            raise ValueError("its run lengths have no counts")
+        if isinstance(counts, list) and sum(counts) != size[0] * size[1]:
+            raise ValueError(f"its run lengths add up to {sum(counts)}, not to {size} pixels")
+        return given
+    if not isinstance(given, list):
+        raise ValueError(f"segmentation must be polygons or run lengths, got {given!r:.60}")
+    polygons = given if isinstance(given[0], list) else [given]  # one polygon without its list
+    polygons = [[float(v) for v in p] for p in polygons if len(p) >= 6 and len(p) % 2 == 0]
+    if not all(math.isfinite(value) for polygon in polygons for value in polygon):
+        raise ValueError("a polygon has numbers that are not finite")
+    return polygons or None
+
+
+def _runs(segmentation: Any, image: Entry) -> Any:
+    """Run lengths as pycocotools wants them."""
+    runs = segmentation
+    if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
+        runs = coco_mask.frPyObjects(segmentation, image["height"], image["width"])
+    return coco_mask.merge(runs) if isinstance(runs, list) else runs
+
+
+def _box_of(segmentation: Any, image: Entry) -> list[float]:
+    return [float(value) for value in coco_mask.toBbox(_runs(segmentation, image))]
+
+
+def _area_of(segmentation: Any, image: Entry) -> float:
+    return float(coco_mask.area(_runs(segmentation, image)))

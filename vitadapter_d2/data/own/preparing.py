@@ -1,0 +1,264 @@
+"""From what a user says to a data set that can be registered."""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vitadapter_d2.data.datasets.registration import Category
+from vitadapter_d2.data.own.classes import IGNORE_LABEL, OwnClasses, make_categories
+from vitadapter_d2.data.own.dataset import OwnData, OwnPart
+from vitadapter_d2.data.own.images import MANY
+from vitadapter_d2.data.own.instances import Annotations, Entry, read_objects
+from vitadapter_d2.data.own.joining import divide, hold_out, share_categories
+from vitadapter_d2.data.own.layouts import OwnSource, Place, find_places, nothing_found
+from vitadapter_d2.data.own.panoptic import objects_of, read_segments
+from vitadapter_d2.data.own.semantic import Pair, find_classes, pair_files
+from vitadapter_d2.data.prepare import panoptic_to_semantic
+from vitadapter_d2.files import replacing
+
+_MOST_NAMES = 20
+
+
+def prepare_own_data(
+    source: OwnSource,
+    kind: str,
+    folder: Path,
+    *,
+    needs_train: bool = True,
+    evaluated: Collection[str] = (),
+) -> OwnData:
+    """Finds and checks a user's data; nothing of theirs is changed.
+
+    Args:
+        source: where they are.
+        kind: what a model trains on. Panoptic segments serve for all kinds, things and label maps
+            being made of them.
+        folder: where mended annotations and such are written.
+        needs_train: False for evaluation alone.
+        evaluated: kinds of which evaluators of a panoptic model want annotations too.
+
+    Returns:
+        The data; not registered yet.
+
+    Raises:
+        FileNotFoundError: files are missing.
+        ValueError: there are none of this kind, no val part, or they are wrong.
+    """
+    places = find_places(source, kind)
+    if not places and (places := find_places(source, "panoptic")):
+        kinds = {kind}
+        of_segments = True
+    else:
+        kinds, of_segments = {kind, *evaluated}, kind == "panoptic"
+    _check_parts(source, kind, places, needs_train)
+    if not needs_train:
+        places = {"val": places["val"]} if "val" in places else places
+    if of_segments:
+        return _Segments(source, folder).prepare(places, kind, kinds)
+    if kind == "semantic":
+        return _label_maps(source, places)
+    read = {part: read_objects(place) for part, place in places.items()}
+    return _of_objects(_both(source, read), folder, source)
+
+
+def _check_parts(
+    source: OwnSource, kind: str, places: Mapping[str, Place], needs_train: bool
+) -> None:
+    if not places:
+        raise ValueError(nothing_found(source, kind))
+    if needs_train and "train" not in places:
+        raise ValueError(
+            f"{source.title} has a val part ({places['val'].annotations}) but none to train on: "
+            "there is no part called train or training, and no --train-json"
+        )
+    if "val" not in places and source.val_fraction is None:
+        raise ValueError(
+            f"{source.title} has no part to evaluate on, only {places['train'].annotations}: add a "
+            "part called val, valid or validation, give --val-json FILE, or hold out a fifth of "
+            "the images with --val-fraction 0.2"
+        )
+
+
+def _both(source: OwnSource, parts: dict[str, Annotations]) -> dict[str, Annotations]:
+    """Train and val with the same classes, or the val part alone."""
+    if "val" not in parts:
+        parts["train"], parts["val"] = divide(parts["train"], source.val_fraction or 0.0)
+    if "train" not in parts:
+        return {"val": share_categories(parts["val"], parts["val"])[1]}
+    train, val = share_categories(parts["train"], parts["val"])
+    return {"train": train, "val": val}
+
+
+def _of_objects(parts: Mapping[str, Annotations], folder: Path, source: OwnSource) -> OwnData:
+    objects = [one for part in parts.values() for one in part.annotations if not one["iscrowd"]]
+    for part, one in parts.items():
+        if all(entry["iscrowd"] for entry in one.annotations):
+            raise ValueError(f"{one.source} has no objects for the {part} part")
+    masks = [one["segmentation"] for one in objects if "segmentation" in one]
+    has_masks = len(masks) == len(objects)
+    notes = [note for part in parts.values() for note in part.notes]
+    if masks and not has_masks:
+        without = len(objects) - len(masks)
+        notes.append(f"{without} of {len(objects)} objects have no mask, so none is used")
+    classes = OwnClasses("instances", _categories(parts["val"].categories), has_masks)
+    own = {
+        part: OwnPart(str(one.root), len(one.images), json_file=_write(folder, part, one))
+        for part, one in parts.items()
+    }
+    what = "objects with masks" if has_masks else "objects with boxes"
+    counts = {part: f"{len(one.annotations)} {what}" for part, one in parts.items()}
+    return OwnData(
+        classes,
+        own,
+        has_run_lengths=any(isinstance(mask, dict) for mask in masks),
+        lines=_told(source, {p: one.source for p, one in parts.items()}, classes, own, counts),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _label_maps(source: OwnSource, places: Mapping[str, Place]) -> OwnData:
+    pairs = {part: pair_files(place) for part, place in places.items()}
+    if "val" not in pairs:
+        held = hold_out(pairs["train"], _name_of, source.val_fraction or 0.0)
+        pairs["val"] = [pair for pair in pairs["train"] if _name_of(pair) in held]
+        pairs["train"] = [pair for pair in pairs["train"] if _name_of(pair) not in held]
+    all_pairs = [pair for files in pairs.values() for pair in files]
+    classes = find_classes(source.folder or Path(), all_pairs)
+    own = {
+        part: OwnPart(
+            str(files[0][0].parent),
+            len(files),
+            pairs=tuple((str(image), str(label)) for image, label in files),
+        )
+        for part, files in pairs.items()
+    }
+    found = {part: place.annotations for part, place in places.items()}
+    counts = {part: f"{len(files)} label maps" for part, files in pairs.items()}
+    return OwnData(classes, own, lines=_told(source, found, classes, own, counts))
+
+
+def _name_of(pair: Pair) -> str:
+    return pair[0].name
+
+
+class _Segments:
+    """Panoptic segments, and what is made of them.
+
+    Args:
+        source: where the data are.
+        folder: where what is made is written.
+    """
+
+    def __init__(self, source: OwnSource, folder: Path) -> None:
+        self.source = source
+        self.folder = folder
+
+    def prepare(self, places: Mapping[str, Place], kind: str, kinds: set[str]) -> OwnData:
+        """The data for a model of one kind and evaluators of several."""
+        read = {part: read_segments(place) for part, place in places.items()}
+        parts = _both(self.source, {part: annotations for part, (annotations, _) in read.items()})
+        pngs = {part: read.get(part, read.get("train", (None, Path())))[1] for part in parts}
+        if kind == "instances":
+            objects = {part: objects_of(one, pngs[part]) for part, one in parts.items()}
+            return _of_objects(objects, self.folder, self.source)
+        categories = _categories(parts["val"].categories)
+        if kind == "semantic":
+            categories = tuple(replace(category, is_thing=False) for category in categories)
+        own = {
+            part: self._part(part, one, pngs[part], categories, kinds if part == "val" else {kind})
+            for part, one in parts.items()
+        }
+        classes = OwnClasses(kind, categories)
+        counts = {
+            part: f"{sum(len(one['segments_info']) for one in annotations.annotations)} segments"
+            for part, annotations in parts.items()
+        }
+        found = {part: one.source for part, one in parts.items()}
+        notes = tuple(note for one in parts.values() for note in one.notes)
+        return OwnData(classes, own, False, _told(self.source, found, classes, own, counts), notes)
+
+    def _part(
+        self,
+        part: str,
+        annotations: Annotations,
+        pngs: Path,
+        categories: tuple[Category, ...],
+        kinds: set[str],
+    ) -> OwnPart:
+        own = OwnPart(str(annotations.root), len(annotations.images))
+        file = _write(self.folder, f"panoptic_{part}", annotations)
+        semantic = objects = ""
+        if "semantic" in kinds:
+            semantic = self._label_maps(Path(file), pngs, categories)
+        if "semantic" in kinds and "panoptic" not in kinds:
+            names = {image["id"]: image["file_name"] for image in annotations.images}
+            pairs = [
+                (str(annotations.root / names[one["image_id"]]), f"{semantic}/{one['file_name']}")
+                for one in annotations.annotations
+            ]
+            return replace(own, pairs=tuple(pairs))
+        if "instances" in kinds and any(category.is_thing for category in categories):
+            things = objects_of(annotations, pngs)
+            objects = _write(self.folder, f"instances_{part}", things)
+        return replace(
+            own, panoptic_json=file, panoptic=str(pngs), semantic=semantic, json_file=objects
+        )
+
+    def _label_maps(self, file: Path, pngs: Path, categories: tuple[Category, ...]) -> str:
+        """Writes label maps beside the annotations, under a name that changes with them."""
+        if len(categories) > IGNORE_LABEL:
+            raise ValueError(
+                f"label maps can have {IGNORE_LABEL} classes, {self.source.title} has "
+                f"{len(categories)}"
+            )
+        folder = file.with_name(file.stem.replace("panoptic", "semantic"))
+        contiguous = {category.id: index for index, category in enumerate(categories)}
+        is_large = len(os.listdir(pngs)) >= MANY
+        options: dict[str, Any] = {"title": "label maps"} if is_large else {"workers": 0}
+        panoptic_to_semantic(file, pngs, folder, contiguous, **options)
+        return str(folder)
+
+
+def _categories(entries: list[Entry]) -> tuple[Category, ...]:
+    return make_categories(
+        [entry["id"] for entry in entries],
+        [entry["name"] for entry in entries],
+        [bool(entry.get("isthing", True)) for entry in entries],
+        [entry.get("color") for entry in entries],
+    )
+
+
+def _write(folder: Path, title: str, part: Annotations) -> str:
+    """Writes annotations under a name that changes with them; what is there is complete."""
+    text = json.dumps(part.content())
+    digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:10]
+    file = folder.absolute() / f"{title}_{digest}.json"
+    if not file.exists():
+        with replacing(file, "w") as stream:
+            stream.write(text)
+    return str(file)
+
+
+def _told(
+    source: OwnSource,
+    found: Mapping[str, Path],
+    classes: OwnClasses,
+    own: Mapping[str, OwnPart],
+    counts: Mapping[str, str],
+) -> tuple[str, str]:
+    """Two lines: where and which classes, how many."""
+    root = source.folder
+    files = [str(f.relative_to(root) if root and root in f.parents else f) for f in found.values()]
+    names = classes.names[:_MOST_NAMES]
+    more = f" and {len(classes) - len(names)} more" if len(classes) > len(names) else ""
+    how = "" if len(set(files)) > 1 or len(own) == 1 else ", divided into train and val"
+    word = "class" if len(classes) == 1 else "classes"
+    return (
+        f"{source.title}: {classes.kind} from {' and '.join(dict.fromkeys(files))}{how}; "
+        f"{len(classes)} {word}: {', '.join(names)}{more}",
+        "; ".join(f"{part}: {one.num_images} images, {counts[part]}" for part, one in own.items()),
+    )
