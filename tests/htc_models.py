@@ -13,6 +13,7 @@ from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 from detectron2.structures import BitMasks, Boxes, Instances
 
+from vitadapter_d2.modeling.box_predictor import SoftNMSOutputLayers
 from vitadapter_d2.modeling.htc import (
     AttentionFPN,
     ExtraAttention,
@@ -20,7 +21,6 @@ from vitadapter_d2.modeling.htc import (
     HTCMaskHead,
     HTCROIHeads,
     HybridTaskCascade,
-    SoftNMSOutputLayers,
 )
 
 K, LABELS, CHANNELS = 3, 5, 16

@@ -70,7 +70,10 @@ OFFICIAL = {
 OTHERS = {
     "ade20k/mask2former_augreg_adapter_large_640_160k_ade20k": (566_421_591, "438"),
     "ade20k/mask2former_beit3_adapter_giant_896_80k_ade20k": (1_294_033_815, "1300"),
+    "ade20k/mask2former_beitv2_adapter_large_640_160k_ade20k_panoptic": (349_406_999, ""),
     "ade20k/mask2former_deit_adapter_small_512_160k_ade20k": (47_447_399, ""),
+    "ade20k/mask2former_deit_adapter_small_640_160k_ade20k_instance": (47_434_549, ""),
+    "ade20k/mask2former_dinov2_adapter_base_640_160k_ade20k_panoptic": (120_732_983, ""),
     "ade20k/semantic_fpn_augreg_adapter_base_512_80k_ade20k": (104_578_166, "104.6"),
     "ade20k/semantic_fpn_augreg_adapter_light_large_512_80k_ade20k": (317_653_718, "324"),
     "ade20k/semantic_fpn_augreg_large_512_80k_ade20k": (321_386_134, "321"),
@@ -86,12 +89,19 @@ OTHERS = {
     "ade20k/upernet_deit_base_512_160k_ade20k": (127_044_140, "127.3"),
     "ade20k/upernet_deit_small_512_160k_ade20k": (53_559_212, "53.6"),
     "ade20k/upernet_deit_tiny_512_160k_ade20k": (34_069_100, "34.1"),
+    "cityscapes/mask2former_augreg_adapter_large_512x1024_90k_cityscapes_panoptic": (
+        347_590_036,
+        "",
+    ),
+    "cityscapes/mask2former_deit_adapter_small_512x1024_90k_cityscapes_instance": (47_410_905, ""),
     "coco/atss_deit_small_fpn_3x_coco": (31_612_890, "32"),
     "coco/cascade_mask_rcnn_deit_small_fpn_3x_coco": (81_581_874, "82"),
     "coco/dino_4scale_augreg_adapter_large_12ep_coco": (347_912_808, ""),
     "coco/dino_4scale_deit_adapter_base_12ep_coco": (119_648_136, ""),
     "coco/dino_4scale_deit_adapter_small_12ep_coco": (46_476_984, ""),
     "coco/gfl_deit_small_fpn_3x_coco": (31_758_105, "32"),
+    "coco/mask2former_beitv2_adapter_large_100ep_coco_instance": (348_012_113, ""),
+    "coco/mask2former_deit_adapter_small_50ep_coco_instance": (47_429_409, ""),
     "coco/mask2former_deit_adapter_small_50ep_coco_panoptic": (47_443_030, ""),
     "coco/mask_rcnn_augreg_adapter_base_fpn_3x_coco": (120_478_928, ""),
     "coco/mask_rcnn_augreg_large_fpn_1x_coco": (337_286_896, "337.3"),
@@ -109,6 +119,7 @@ OTHERS = {
     "coco/mask_rcnn_mae_base_lsj_fpn_100ep_coco": (115_480_816, "116"),
     "coco/mask_rcnn_mae_base_lsj_fpn_25ep_coco": (115_480_816, "116"),
     "coco/mask_rcnn_mae_base_lsj_fpn_50ep_coco": (115_480_816, "116"),
+    "lvis/mask_rcnn_deit_adapter_small_fpn_2x_lvis": (53_846_354, ""),
 }
 # Those that are printed otherwise, and why as far as it is known.
 EXCEPTIONS = {

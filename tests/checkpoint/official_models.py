@@ -8,7 +8,6 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.modeling.roi_heads import (
     FastRCNNConvFCHead,
@@ -35,6 +34,7 @@ from vitadapter_d2.modeling.mask2former import (
     MSDeformAttnPixelDecoder,
 )
 from vitadapter_d2.modeling.necks import ChannelMapper
+from vitadapter_d2.modeling.roi_pooler import PreciseROIPooler
 from vitadapter_d2.modeling.semantic import FCNHead, SemanticSegmentor, UPerNetHead
 from vitadapter_d2.modeling.sparse_rcnn import DynamicHead, SparseRCNN
 from vitadapter_d2.modeling.sparse_rcnn import HungarianMatcher as SparseMatcher
@@ -257,7 +257,7 @@ def _sparse_rcnn(config: dict) -> nn.Module:
     proposals, stages = config["rpn_head"], config["roi_head"]["bbox_head"]
     first, dynamic = stages[0], stages[0]["dynamic_conv_cfg"]
     head = DynamicHead(
-        box_pooler=ROIPooler(dynamic["input_feat_shape"], [1 / 4], 2, "ROIAlignV2"),
+        box_pooler=PreciseROIPooler(dynamic["input_feat_shape"], [1 / 4], 2, "ROIAlignV2"),
         box2box_transform=Box2BoxTransform((2.0, 2.0, 1.0, 1.0)),
         num_classes=first["num_classes"],
         num_stages=len(stages),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class SoftNMSResult:
+class Kept:
     """What is left, best first.
 
     Attributes:
@@ -28,7 +28,7 @@ def soft_nms(
     iou_threshold: float = 0.5,
     min_score: float = 0.001,
     max_boxes: int | None = None,
-) -> SoftNMSResult:
+) -> Kept:
     """Takes the best box, multiplies overlapping scores of its class by 1 - IoU, and repeats.
 
     Boxes come out in the order of their lowered scores, so ``max_boxes`` of them cost that many
@@ -68,7 +68,7 @@ def soft_nms(
         left = torch.where(meets, left * (1 - iou), left)
         left[best] = -torch.inf
     stays = taken >= min_score
-    return SoftNMSResult(indices[stays], taken[stays])
+    return Kept(indices[stays], taken[stays])
 
 
 def _areas(boxes: Tensor) -> Tensor:

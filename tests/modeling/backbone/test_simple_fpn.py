@@ -271,6 +271,27 @@ def test_gradients_at_batch_1_equal_numerical_ones(build):
     torch.testing.assert_close(slope, numerical, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("token_norm", [True, False])
+@pytest.mark.parametrize("names", [("res3", "res4", "res5"), ("res5",)])
+def test_chosen_outputs_are_those_of_all_and_the_rest_is_frozen(token_norm, names):
+    every = PlainViTPyramid(vit(), (0, 1, 2, 3), token_norm=token_norm)
+    chosen = PlainViTPyramid(vit(), (0, 1, 2, 3), token_norm=token_norm, out_features=names)
+    chosen.load_state_dict(every.state_dict())
+    image = torch.randn(2, 3, 50, 90)
+    expected, outputs = every(image), chosen(image)
+    assert [*outputs] == [*chosen.output_shape()] == [*names]
+    torch.testing.assert_close(outputs, {name: expected[name] for name in names})
+    sum(output.square().sum() for output in outputs.values()).backward()
+    silent = {name for name, p in chosen.named_parameters() if p.grad is None}
+    assert silent == {name for name, p in chosen.named_parameters() if not p.requires_grad}
+    assert "up1.0.weight" in silent and ("norms.res2.weight" in silent) == token_norm
+
+
+def test_outputs_must_use_the_whole_trunk():
+    with pytest.raises(ValueError, match=r"3 among them, got \[0, 1, 2, 3\] for the outputs"):
+        PlainViTPyramid(vit(), (0, 1, 2, 3), out_features=("res2", "res3", "res4"))
+
+
 def test_an_fpn_and_a_top_block_stand_on_it():
     fpn = FPN(
         PlainViTPyramid(vit(), (0, 1, 2, 3)),

@@ -20,6 +20,7 @@ def build(
     deform_heads=6,
     keep_prefix_tokens=False,
     recompute=False,
+    outputs=("res2", "res3", "res4", "res5"),
     **vit_options,
 ):
     vit = VisionTransformer(
@@ -46,6 +47,7 @@ def build(
             recompute_attention=recompute,
         ),
         added_stages=added_stages,
+        out_features=outputs,
     )
 
 
@@ -102,6 +104,35 @@ def test_every_parameter_gets_a_gradient(added_stages, keep_prefix_tokens):
     sum(output.square().sum() for output in outputs.values()).backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None]
     assert not silent
+
+
+@pytest.mark.parametrize("added_stages", [(0, 1, 2, 3), (-1, -1, -1, -1), None])
+@pytest.mark.parametrize("names", [("res3", "res4", "res5"), ("res5", "res2"), ("res4",)])
+def test_chosen_outputs_are_those_of_all(added_stages, names):
+    every = build(added_stages=added_stages)
+    chosen = build(added_stages=added_stages, outputs=names)
+    chosen.load_state_dict(every.state_dict())  # the parameters are the same
+    image = torch.randn(2, 3, 50, 70)
+    expected, outputs = every(image), chosen(image)
+    assert [*outputs] == [*chosen.output_shape()] == sorted(names)
+    for name, output in outputs.items():
+        assert torch.equal(output, expected[name])
+
+
+def test_what_unused_outputs_alone_need_is_frozen_and_the_rest_gets_gradients():
+    model = build(added_stages=(0, 1, 2, 3), outputs=("res3", "res4", "res5"))
+    outputs = model(torch.randn(2, 3, 64, 64))
+    sum(output.square().sum() for output in outputs.values()).backward()
+    silent = {name for name, p in model.named_parameters() if p.grad is None}
+    assert silent == {name for name, p in model.named_parameters() if not p.requires_grad}
+    modules = {name.rpartition(".")[0] for name in silent}
+    assert modules == {"norms.res2", "up", "spatial_prior.proj_res2"}
+
+
+@pytest.mark.parametrize("names", [(), ("res2", "res6")])
+def test_unknown_outputs_are_refused(names):
+    with pytest.raises(ValueError, match=r"must be some of \['res2', .*'res5'\], got"):
+        build(outputs=names)
 
 
 def test_zero_gamma_leaves_the_vit_untouched():

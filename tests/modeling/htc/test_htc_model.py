@@ -6,8 +6,9 @@ from detectron2.utils.events import EventStorage
 from htc_models import LABELS, K, make_input, make_model, make_roi_heads
 
 from vitadapter_d2.layers.soft_nms import soft_nms
+from vitadapter_d2.layers.suppression import SoftNMS
+from vitadapter_d2.modeling.box_predictor import candidates, suppress
 from vitadapter_d2.modeling.cascade import CascadeMaskROIHeads
-from vitadapter_d2.modeling.htc import detect
 
 OBJECTS = ((4, 6, 30, 40), (34, 20, 60, 56))
 
@@ -226,12 +227,10 @@ def test_soft_nms_of_boxes_per_class_takes_the_box_of_the_class():
     agnostic = torch.tensor([[0.0, 0.0, 10.0, 10.0], [40.0, 40.0, 50.0, 50.0]])
     per_class = torch.cat([agnostic + 5 * k for k in range(K)], dim=1)
     scores = torch.tensor([[0.1, 0.7, 0.0, 0.2], [0.0, 0.0, 0.9, 0.1]])
-    result = detect(
-        per_class, scores, (52, 60), score_threshold=0.001, iou_threshold=0.5, max_boxes=20
-    )
-    found = result.instances
+    pairs, rows = candidates(per_class, scores, (52, 60), score_threshold=0.001)
+    found, kept = suppress(pairs, SoftNMS(), max_boxes=20)
     assert found.pred_classes.tolist() == [2, 1, 0]
-    assert result.rows.tolist() == [1, 0, 0]
+    assert rows[kept].tolist() == [1, 0, 0]
     assert found.pred_boxes.tensor.tolist() == [
         [50.0, 50.0, 60.0, 52.0],
         [5.0, 5.0, 15.0, 15.0],

@@ -4,15 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.poolers import ROIPooler
 
+from vitadapter_d2.modeling.roi_pooler import PreciseROIPooler
 from vitadapter_d2.modeling.sparse_rcnn import DynamicConv, DynamicHead
 
 C, D, K, B, Q = 16, 6, 5, 2, 7
 
 
 def make_head(**options):
-    pooler = ROIPooler(3, [1 / 4, 1 / 8], sampling_ratio=2, pooler_type="ROIAlignV2")
+    pooler = PreciseROIPooler(3, [1 / 4, 1 / 8], sampling_ratio=2, pooler_type="ROIAlignV2")
     return DynamicHead(
         **{
             "box_pooler": pooler,
@@ -198,7 +198,10 @@ def test_regions_are_cut_in_float32_under_autocast():
     ("options", "message"),
     [
         ({"num_stages": 0}, "num_stages must be at least 1, got 0"),
-        ({"box_pooler": ROIPooler(3, [1 / 4], 0, "ROIAlignV2")}, "sampling_ratio .* got \\[0\\]"),
+        (
+            {"box_pooler": PreciseROIPooler(3, [1 / 4], 0, "ROIAlignV2")},
+            "sampling_ratio .* got \\[0\\]",
+        ),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -4,10 +4,10 @@ from detectron2.config import instantiate
 from detectron2.modeling import FPN, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances
 
 from vitadapter_d2 import model_zoo
+from vitadapter_d2.modeling.roi_pooler import PreciseROIPooler
 from vitadapter_d2.modeling.sparse_rcnn import (
     BoxPrediction,
     DynamicHead,
@@ -37,7 +37,7 @@ def make_model(**kwargs):
     scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
     head = DynamicHead(
         # Boxes of 64 pixels already come from the last level.
-        box_pooler=ROIPooler(7, scales, 2, "ROIAlignV2", canonical_box_size=32),
+        box_pooler=PreciseROIPooler(7, scales, 2, "ROIAlignV2", canonical_box_size=32),
         box2box_transform=Box2BoxTransform((2.0, 2.0, 1.0, 1.0)),
         num_classes=K,
         num_stages=3,

@@ -20,7 +20,7 @@ from vitadapter_d2.layers.levels import flatten_levels, split_levels
 from vitadapter_d2.layers.resample import Grid
 from vitadapter_d2.modeling.backbone.plain_vit import PlainViT
 from vitadapter_d2.modeling.backbone.spatial_prior import Norm
-from vitadapter_d2.modeling.backbone.vit_adapter import STRIDES, init_weights
+from vitadapter_d2.modeling.backbone.vit_adapter import STRIDES, init_weights, select_outputs
 
 
 class ConvPropagation(nn.Module):
@@ -96,15 +96,14 @@ class PlainBackbone(Backbone):
             image: ``(B, 3, H, W)`` normalised float, H and W at least 1.
 
         Returns:
-            ``{"res2": ..., "res5": ...}``, each ``(B, C, ceil(H/stride), ceil(W/stride))``.
+            The outputs by name, finest first, each ``(B, C, ceil(H/stride), ceil(W/stride))``.
         """
         height, width = image.shape[-2:]
         outputs = self.pyramid(F.pad(image, (0, -width % 32, 0, -height % 32)))
+        strides = [self._out_feature_strides[name] for name in self._out_features]
         return {
             name: output[..., : -(-height // stride), : -(-width // stride)]
-            for (name, stride), output in zip(
-                self._out_feature_strides.items(), outputs, strict=True
-            )
+            for name, stride, output in zip(self._out_features, strides, outputs, strict=True)
         }
 
     @abstractmethod
@@ -146,11 +145,12 @@ class PlainViTPyramid(PlainBackbone):
     Args:
         vit: the trunk, with patches of 16 pixels.
         out_blocks: for each output the block whose tokens feed it; the last of the trunk must be
-            among them, as later ones would not be used.
+            among those of ``out_features``, as later ones would not be used.
         token_norm: a LayerNorm on the tokens of each output.
         up_norm: normalisation between the two transposed convolutions of ``res2``, by
             Detectron2's ``get_norm``.
         propagation_blocks: blocks that a :class:`ConvPropagation` follows.
+        out_features: the outputs that are used, as of :class:`ViTAdapter`.
     """
 
     def __init__(
@@ -161,18 +161,21 @@ class PlainViTPyramid(PlainBackbone):
         token_norm: bool = True,
         up_norm: Norm = "GN",
         propagation_blocks: Sequence[int] = (),
+        out_features: Sequence[str] = tuple(STRIDES),
     ) -> None:
         super().__init__(vit, vit.embed_dim, propagation_blocks)
+        self.out_blocks = dict(zip(STRIDES, out_blocks, strict=False))
+        used = [block for name, block in self.out_blocks.items() if name in out_features]
         if (
             len(out_blocks) != len(STRIDES)
             or min(out_blocks) < 0
-            or max(out_blocks) != vit.depth - 1
+            or max(out_blocks) >= vit.depth
+            or vit.depth - 1 not in used
         ):
             raise ValueError(
                 f"out_blocks needs 4 indices in [0, {vit.depth - 1}], {vit.depth - 1} among them, "
-                f"got {[*out_blocks]}"
+                f"got {[*out_blocks]} for the outputs {[*out_features]}"
             )
-        self.out_blocks = tuple(out_blocks)
         width = vit.embed_dim
         self.norms = nn.ModuleDict(
             {name: nn.LayerNorm(width, eps=1e-6) for name in STRIDES} if token_norm else {}
@@ -186,17 +189,30 @@ class PlainViTPyramid(PlainBackbone):
         self.up2 = _twice_as_large(width, width)
         for part in (self.up1, self.up2):
             part.apply(init_weights)
+        own: dict[str, list[nn.Module]] = {name: [] for name in STRIDES}
+        for name, norm in self.norms.items():
+            own[name].append(norm)
+        own["res2"].append(self.up1)
+        own["res3"].append(self.up2)
+        self._out_features = select_outputs(out_features, own)
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
         """See :meth:`PlainBackbone.pyramid`."""
-        stages, grid = self.run_trunk(image, self.out_blocks)
+        stages, grid = self.run_trunk(image, [self.out_blocks[name] for name in self._out_features])
         maps = []
-        for name, block in zip(STRIDES, self.out_blocks, strict=True):
-            tokens = self.norms[name](stages[block]) if self.norms else stages[block]
+        for name in self._out_features:
+            tokens = stages[self.out_blocks[name]]
+            tokens = self.norms[name](tokens) if self.norms else tokens
             # A BatchNorm that follows needs it at batch 1: see ViTAdapter.forward.
-            maps.append(split_levels(tokens, [grid])[0].contiguous())
-        res2, res3, res4, res5 = maps
-        return [self.up1(res2), self.up2(res3), res4, F.max_pool2d(res5, kernel_size=2)]
+            maps.append(self._resample(name, split_levels(tokens, [grid])[0].contiguous()))
+        return maps
+
+    def _resample(self, name: str, feature: Tensor) -> Tensor:
+        if name == "res2":
+            return self.up1(feature)
+        if name == "res3":
+            return self.up2(feature)
+        return feature if name == "res4" else F.max_pool2d(feature, kernel_size=2)
 
 
 class SimpleFeaturePyramid(PlainBackbone):

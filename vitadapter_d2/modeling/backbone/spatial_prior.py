@@ -36,11 +36,12 @@ class SpatialPriorModule(nn.Module):
         self.proj_res4 = nn.Conv2d(4 * channels, embed_dim, kernel_size=1)
         self.proj_res5 = nn.Conv2d(4 * channels, embed_dim, kernel_size=1)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor, needs_res2: bool = True) -> tuple[Tensor, ...]:
         """Local features.
 
         Args:
             image: ``(B, 3, H, W)`` normalised float, sides multiples of 32.
+            needs_res2: False leaves out the first map.
 
         Returns:
             maps ``(B, C, H/s, W/s)`` for s = 4, 8, 16, 32.
@@ -49,12 +50,8 @@ class SpatialPriorModule(nn.Module):
         res3 = self.res3(res2)
         res4 = self.res4(res3)
         res5 = self.res5(res4)
-        return (
-            self.proj_res2(res2),
-            self.proj_res3(res3),
-            self.proj_res4(res4),
-            self.proj_res5(res5),
-        )
+        coarser = (self.proj_res3(res3), self.proj_res4(res4), self.proj_res5(res5))
+        return (self.proj_res2(res2), *coarser) if needs_res2 else coarser
 
 
 def _conv3x3(in_channels: int, out_channels: int, stride: int, norm: Norm) -> list[nn.Module]:

@@ -1,6 +1,6 @@
 """ViT-Adapter as a Detectron2 backbone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ class ViTAdapter(Backbone):
             official detection models add the last to all, ``(-1, -1, -1, -1)``, the segmentation
             models one each, ``(0, 1, 2, 3)``. None adds nothing.
         norm: normalisation of the outputs, by Detectron2's ``get_norm``.
+        out_features: the outputs that are used. Of the others nothing is computed; what they alone
+            need is frozen, see :func:`select_outputs`.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class ViTAdapter(Backbone):
         interactions: Sequence[InteractionBlock],
         added_stages: Sequence[int] | None = (-1, -1, -1, -1),
         norm: Norm = "BN",
+        out_features: Sequence[str] = tuple(STRIDES),
     ) -> None:
         super().__init__()
         if vit.patch_size != STRIDES["res4"]:
@@ -58,13 +61,15 @@ class ViTAdapter(Backbone):
         self.up = nn.ConvTranspose2d(vit.embed_dim, vit.embed_dim, kernel_size=2, stride=2)
         self.norms = nn.ModuleDict({name: get_norm(norm, vit.embed_dim) for name in STRIDES})
         self.added_stages = None if added_stages is None else tuple(added_stages)
-        self._out_features = list(STRIDES)
         self._out_feature_strides = dict(STRIDES)
         self._out_feature_channels = dict.fromkeys(STRIDES, vit.embed_dim)
 
         for part in (self.spatial_prior, self.interactions, self.up):
             part.apply(init_weights)
         nn.init.normal_(self.level_embed)
+        parts: dict[str, list[nn.Module]] = {name: [norm] for name, norm in self.norms.items()}
+        parts["res2"] += [self.spatial_prior.proj_res2, self.up]
+        self._out_features = select_outputs(out_features, parts)
 
     @property
     def size_divisibility(self) -> int:
@@ -77,10 +82,10 @@ class ViTAdapter(Backbone):
         return {"size_divisibility": self.size_divisibility}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and strides of ``res2`` to ``res5``."""
+        """Channels and strides of the outputs."""
         return {
-            name: ShapeSpec(channels=self.vit.embed_dim, stride=stride)
-            for name, stride in STRIDES.items()
+            name: ShapeSpec(channels=self.vit.embed_dim, stride=STRIDES[name])
+            for name in self._out_features
         }
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -90,11 +95,13 @@ class ViTAdapter(Backbone):
             image: ``(B, 3, H, W)`` normalised float, H and W at least 1.
 
         Returns:
-            ``{"res2": ..., "res5": ...}``, each ``(B, embed_dim, ceil(H/stride), ceil(W/stride))``.
+            ``out_features`` by name, finest first, each
+            ``(B, embed_dim, ceil(H/stride), ceil(W/stride))``.
         """
         height, width = image.shape[-2:]
         image = F.pad(image, (0, -width % 32, 0, -height % 32))
-        res2, *prior = self.spatial_prior(image)
+        *res2, res3, res4, res5 = self.spatial_prior(image, "res2" in self._out_features)
+        prior = [res3, res4, res5]
         sizes = [(level.shape[2], level.shape[3]) for level in prior]
         tokens, grid = self.vit.embed(image)
         geometry = Geometry.of(grid, sizes, image.device)
@@ -105,30 +112,56 @@ class ViTAdapter(Backbone):
             tokens, pyramid = interaction(tokens, pyramid, self.vit, geometry)
             stages.append(tokens[:, self.vit.num_prefix_tokens :])
 
-        res3, res4, res5 = split_levels(pyramid, sizes)
-        outputs = self._add_stages([res2 + self.up(res3), res3, res4, res5], stages, grid)
-        # The views of split_levels have a free batch stride at batch 1, for which torch's BatchNorm
-        # on CPU gives wrong gradients without a word (seen on 2.15).
-        return {
-            name: self.norms[name](output.contiguous())[
-                ..., : -(-height // stride), : -(-width // stride)
-            ]
-            for (name, stride), output in zip(STRIDES.items(), outputs, strict=True)
-        }
+        maps = dict(zip(("res3", "res4", "res5"), split_levels(pyramid, sizes), strict=True))
+        if res2:
+            maps["res2"] = res2[0] + self.up(maps["res3"])
+        outputs = {}
+        for name in self._out_features:
+            output = self._add_stage(name, maps[name], stages, grid)
+            # The views of split_levels have a free batch stride at batch 1, for which torch's
+            # BatchNorm on CPU gives wrong gradients without a word (seen on 2.15).
+            output = self.norms[name](output.contiguous())
+            outputs[name] = output[..., : -(-height // STRIDES[name]), : -(-width // STRIDES[name])]
+        return outputs
 
-    def _add_stages(
-        self, outputs: list[Tensor], stages: list[Tensor], grid: tuple[int, int]
-    ) -> list[Tensor]:
+    def _add_stage(
+        self, name: str, output: Tensor, stages: list[Tensor], grid: tuple[int, int]
+    ) -> Tensor:
         if self.added_stages is None:
-            return outputs
-        added = []
-        for output, stage in zip(outputs, self.added_stages, strict=True):
-            (feature,) = split_levels(stages[stage], [grid])
-            size = output.shape[-2:]
-            if size != feature.shape[-2:]:
-                feature = F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
-            added.append(output + feature)
-        return added
+            return output
+        stage = self.added_stages[list(STRIDES).index(name)]
+        (feature,) = split_levels(stages[stage], [grid])
+        size = output.shape[-2:]
+        if size != feature.shape[-2:]:
+            feature = F.interpolate(feature, size=size, mode="bilinear", align_corners=False)
+        return output + feature
+
+
+def select_outputs(
+    out_features: Sequence[str], own_parts: Mapping[str, Sequence[nn.Module]]
+) -> list[str]:
+    """Freezes what only the outputs need that nobody uses.
+
+    The parameters stay, under their names: the original implementation has and counts them too, and
+    one checkpoint fits every choice. They wait for no gradient, which DDP would.
+
+    Args:
+        out_features: names of the outputs that are used.
+        own_parts: the parts of every output that no other one uses, finest first.
+
+    Returns:
+        ``out_features`` in the order of ``own_parts``.
+
+    Raises:
+        ValueError: a name is unknown, or there is none.
+    """
+    if not out_features or set(out_features) - own_parts.keys():
+        raise ValueError(f"out_features must be some of {[*own_parts]}, got {[*out_features]}")
+    for name, parts in own_parts.items():
+        if name not in out_features:
+            for part in parts:
+                part.requires_grad_(False)
+    return [name for name in own_parts if name in out_features]
 
 
 def embed_levels(prior: Sequence[Tensor], level_embed: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Hybrid Task Cascade, the HTC++ of ViT-Adapter."""
 
-from vitadapter_d2.modeling.htc.box_predictor import Detections, SoftNMSOutputLayers, detect
 from vitadapter_d2.modeling.htc.extra_attention import AttentionFPN, ExtraAttention
 from vitadapter_d2.modeling.htc.mask_head import HTCMaskHead
 from vitadapter_d2.modeling.htc.model import HybridTaskCascade
@@ -9,13 +8,10 @@ from vitadapter_d2.modeling.htc.semantic_head import FusedSemanticHead, Semantic
 
 __all__ = [
     "AttentionFPN",
-    "Detections",
     "ExtraAttention",
     "FusedSemanticHead",
     "HTCMaskHead",
     "HTCROIHeads",
     "HybridTaskCascade",
     "SemanticOutput",
-    "SoftNMSOutputLayers",
-    "detect",
 ]

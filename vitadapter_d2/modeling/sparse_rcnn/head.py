@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
+from vitadapter_d2.modeling.roi_pooler import PreciseROIPooler
 from vitadapter_d2.modeling.sparse_rcnn.structures import BoxPrediction
 
 PRIOR_PROBABILITY = 0.01  # of every class, before training
@@ -159,7 +159,7 @@ class DynamicHead(nn.Module):
     def __init__(
         self,
         *,
-        box_pooler: ROIPooler,
+        box_pooler: PreciseROIPooler,
         box2box_transform: Box2BoxTransform,
         num_classes: int,
         num_stages: int = 6,
@@ -207,11 +207,9 @@ class DynamicHead(nn.Module):
         Returns:
             Logits and boxes, the last stage last.
         """
-        # The pooler rounds boxes to the features' type: bfloat16 loses pixels beyond 256.
-        features = [level.float() for level in features]
         logits, refined = [], []
         for stage in self.head_series:
-            regions = self.box_pooler(features, [Boxes(image) for image in boxes.detach()])
+            regions = self.box_pooler(list(features), [Boxes(image) for image in boxes.detach()])
             stage_logits, deltas, proposal_features = stage(proposal_features, regions)
             logits.append(stage_logits.float())
             refined.append(self.refine(boxes, deltas))

@@ -155,7 +155,7 @@ def _(block: ParallelThingsBlock, tokens: Tensor, grid: Grid, num_prefix_tokens:
 @run.register(ParallelScalingBlock)
 @run.register(DiffParallelScalingBlock)
 def _(block: Any, tokens: Tensor, grid: Grid, num_prefix_tokens: int) -> Tensor:
-    return block(tokens)
+    return block.forward(tokens)  # as all others, without hooks of a module
 
 
 def _attend(attn: nn.Module, tokens: Tensor, grid: Grid, num_prefix_tokens: int) -> Tensor:

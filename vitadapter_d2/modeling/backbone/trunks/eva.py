@@ -69,9 +69,10 @@ class TimmEva(TimmTrunk):
 
     def run_block(self, block: Any, tokens: Tensor, grid: Grid) -> Tensor:
         """See :meth:`PlainViT.run_block`."""
+        # Not as a module: whoever hooks into a block hooks into the whole of run_block.
         if self.rope is None:
-            return block(tokens)
-        return block(tokens, rope=self._rotary(block.depth_index, grid))
+            return block.forward(tokens)
+        return block.forward(tokens, rope=self._rotary(block.depth_index, grid))
 
     def _rotary(self, depth_index: int, grid: Grid) -> Tensor:
         if self._augmented_rope is not None:
