@@ -77,6 +77,47 @@ def test_wrong_images_are_named(tiny_config, weights, image, message):
         predictor(image)
 
 
+def assert_same(output, expected):
+    """Equal to 1e-5; instances may swap places where scores are."""
+    torch.testing.assert_close(output["sem_seg"], expected["sem_seg"], atol=1e-5, rtol=1e-5)
+    assert output["panoptic_seg"][0].equal(expected["panoptic_seg"][0])
+    scores = output["instances"].scores, expected["instances"].scores
+    torch.testing.assert_close(*scores, atol=1e-5, rtol=1e-5)
+    assert output["instances"].image_size == expected["instances"].image_size
+
+
+@pytest.mark.parametrize("tester", [None, L(SemanticTester)(mode="whole")])
+def test_a_batch_gives_what_single_calls_give(tiny_config, weights, tester):
+    if tester is not None:
+        tiny_config.test = tester
+    predictor = Predictor(tiny_config, weights, device="cpu")
+    rng = np.random.default_rng(0)
+    sizes = ((64, 96), (50, 70), (64, 96), (64, 90))
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    outputs = predictor.batch(images)
+    for image, output in zip(images, outputs, strict=True):
+        if tester is None:
+            assert_same(output, predictor(image))
+        else:
+            torch.testing.assert_close(output["sem_seg"], predictor(image)["sem_seg"])
+    assert predictor.batch([]) == []
+
+
+def test_images_of_one_padded_size_share_a_forward_pass(tiny_config, weights):
+    predictor = Predictor(tiny_config, weights, device="cpu")
+    shapes = []
+    predictor.model.backbone.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
+    sizes = ((64, 96), (96, 64), (64, 96), (60, 90))
+    items = [predictor.prepare(np.zeros((*size, 3), np.uint8)) for size in sizes]
+    classes = [predictor.size_class(item) for item in items]
+    assert classes[0] == classes[2] != classes[1]
+    predictor.batch([np.zeros((*size, 3), np.uint8) for size in sizes])
+    assert sorted(shape[0] for shape in shapes) == sorted(
+        classes.count(each) for each in set(classes)
+    )
+    assert {tuple(shape[2:]) for shape in shapes} == set(classes)
+
+
 def test_several_test_sets_are_legal(tiny_config, weights):
     tiny_config.dataloader.test.dataset.names = ["tiny_val_panoptic"]
     assert len(Predictor(tiny_config, weights).metadata.stuff_classes) == 12

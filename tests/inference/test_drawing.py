@@ -4,7 +4,12 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
-from vitadapter_d2.inference.drawing import draw_prediction, side_by_side, stack
+from vitadapter_d2.inference.drawing import (
+    draw_annotation,
+    draw_prediction,
+    side_by_side,
+    stack,
+)
 
 METADATA = Metadata(
     name="drawing",
@@ -41,6 +46,42 @@ def test_instances_below_the_threshold_are_left_out():
     assert np.abs(shown.astype(int) - 128).max() > 50
 
 
+def test_frames_keep_their_size():
+    drawn = draw_prediction(IMAGE, {"instances": instances(0.9)}, METADATA, is_enlarged=False)
+    assert drawn.shape == IMAGE.shape
+
+
+def test_alpha_weighs_the_colours():
+    outputs = {"sem_seg": torch.tensor([0.0, 1.0])[:, None, None].expand(2, 40, 60)}
+    invisible = draw_prediction(IMAGE, outputs, METADATA, alpha=0.0)
+    opaque = draw_prediction(IMAGE, outputs, METADATA, alpha=1.0)
+    assert (invisible[50, 50] == 128).all()
+    assert tuple(opaque[50, 50]) == METADATA.stuff_colors[1]
+
+
+def test_names_and_scores_are_not_needed():
+    nameless = Metadata(name="nameless")
+    infos = [{"id": 1, "isthing": True, "category_id": 3}]
+    infos += [{"id": 2, "isthing": False, "category_id": 5}]
+    ids = torch.ones(40, 60, dtype=torch.int32)
+    ids[:, 30:] = 2
+    for outputs in (
+        {"panoptic_seg": (ids, infos)},
+        {"instances": instances(0.9)},
+        {"sem_seg": torch.rand(3, 40, 60)},
+    ):
+        drawn = draw_prediction(IMAGE, outputs, nameless)
+        assert np.abs(drawn.astype(int) - 128).max() > 50
+
+
+def test_boxes_are_drawn_without_masks():
+    boxes = instances(0.9)
+    boxes.remove("pred_masks")
+    drawn = draw_prediction(IMAGE, {"instances": boxes}, METADATA)
+    assert drawn[299, 200, 0] > 150  # lower side of the box
+    assert (drawn[250, 200] == 128).all()  # inside of it
+
+
 def test_panoptic_goes_before_the_other_outputs():
     segments = torch.ones(40, 60, dtype=torch.int32)
     infos = [{"id": 1, "isthing": False, "category_id": 1}]
@@ -68,3 +109,10 @@ def test_pictures_join_with_white_between():
     assert joined.shape == (4, 3 + 2 + 2, 3)
     assert joined[:, 3:5].min() == 255
     assert stack([joined, left], gap=1).shape == (9, 7, 3)
+
+
+def test_names_with_dollars_are_no_formulas():
+    metadata = Metadata(name="dollars", thing_classes=[r"$\frac$"])
+    annotation = {"bbox": [10, 10, 20, 20], "bbox_mode": 1, "category_id": 0}
+    record = {"annotations": [annotation]}
+    assert draw_annotation(IMAGE, record, metadata).shape == (400, 600, 3)

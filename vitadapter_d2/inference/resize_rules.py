@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -120,6 +121,18 @@ class PaddedShortSide(ResizeRule):
         if self.is_padded_raw:
             return normalize(F.pad(image, margins))
         return F.pad(normalize(image), margins)
+
+
+def as_array(image: Tensor) -> np.ndarray:
+    """``(3, H, W)`` to ``(H, W, 3)``, uint8 or float32.
+
+    Raises:
+        ValueError: the image has another shape or is empty.
+    """
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+        raise ValueError(f"image must be (3, H, W), not empty, got {tuple(image.shape)}")
+    image = image.cpu() if image.dtype == torch.uint8 else image.float().cpu()
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def resize_image(image: np.ndarray, steps: Sequence[Size]) -> np.ndarray:

@@ -15,6 +15,7 @@ from vitadapter_d2.inference.resize_rules import (
     NativeSize,
     ResizeRule,
     Size,
+    as_array,
     resize_image,
 )
 from vitadapter_d2.inference.sliding_window import ScoreFn, SlidingWindow
@@ -153,7 +154,7 @@ class SemanticTester(nn.Module):
         return [{"sem_seg": self._test(item)} for item in batched_inputs]
 
     def _test(self, item: dict[str, Any]) -> Tensor | SemanticLabels:
-        image = _as_array(item["image"])
+        image = as_array(item["image"])
         size: Size = (image.shape[0], image.shape[1])
         target = (int(item.get("height", size[0])), int(item.get("width", size[1])))
         views = self._views(size)
@@ -229,14 +230,6 @@ def _labels(
         labels[strip] = best
     assert labels is not None, "there is at least one strip"
     return labels
-
-
-def _as_array(image: Tensor) -> np.ndarray:
-    """``(3, H, W)`` to ``(H, W, 3)``, uint8 or float32."""
-    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-        raise ValueError(f"image must be (3, H, W), not empty, got {tuple(image.shape)}")
-    image = image.cpu() if image.dtype == torch.uint8 else image.float().cpu()
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def _check(
