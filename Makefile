@@ -9,6 +9,7 @@ QUICKSTART_ARGS ?=
 SHAPES_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_OP_ARGS ?=
+LEARN_ARGS ?=
 FUZZ ?= 2000
 
 BIN := $(VENV)/bin
@@ -33,7 +34,7 @@ PIP_ENV := PIP_CONSTRAINT="$$PIP_CONSTRAINT constraints.txt" PIP_NO_COMPILE=no \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart shapes test asan bench-op fuzz lint format doctor clean
+.PHONY: help setup quickstart shapes learn faults test asan bench-op fuzz lint format doctor clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
@@ -52,6 +53,16 @@ shapes: setup ## the same model, trained longer (up to 30 minutes on 2 cores)
 	$(BIN)/python tools/train_net.py \
 	    --config-file configs/shapes/mask2former_vit_adapter_shapes.py \
 	    train.output_dir=$(SHAPES_OUTPUT) $(SHAPES_ARGS)
+
+# The quick start's result is made when it is missing, not when it is old.
+$(QUICKSTART_OUTPUT)/model_final.pth:
+	$(MAKE) quickstart
+
+learn: setup $(QUICKSTART_OUTPUT)/model_final.pth ## train every detection framework, print one table (2 hours)
+	$(BIN)/python tools/learn.py --trunk $(QUICKSTART_OUTPUT)/model_final.pth $(LEARN_ARGS)
+
+faults: setup ## provoke what can go wrong in a training, print one table of what happened
+	OMP_NUM_THREADS=1 $(BIN)/python tools/faults.py
 
 test: setup ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(PYTEST_ARGS)
@@ -108,5 +119,7 @@ $(PROJECT_DONE): | $(DETECTRON2_DONE)
 	$(call say,Building the kernels and installing the project with its tools)
 	@rm -f $(VENV)/.done-project-*
 	@$(PIP_ENV) $(BIN)/python -m pip install --no-build-isolation -e '.[dev]'
+	@# It asks for an OpenCV with windows, which would lie over the one that is there.
+	@$(PIP_ENV) $(BIN)/python -m pip install --no-deps lvis
 	@touch $@
 	$(call say,Ready; to use it by hand: source $(BIN)/activate)

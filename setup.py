@@ -311,7 +311,10 @@ setup(
     extras_require={
         "opencv": ["opencv-python"],
         "opencv-headless": ["opencv-python-headless"],
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "clang-format", *ONNX],
+        "dev": [
+            *("pytest", "pytest-xdist", "ruff", "mypy", "clang-format"),
+            *("faster-coco-eval", "wandb", *ONNX),
+        ],
         "onnx": ONNX,
     },
     ext_modules=extensions,

@@ -13,8 +13,7 @@ dataloader.train.mapper.use_instance_mask = False
 optimizer.lr = 1e-3
 train.output_dir = "output/gfl_shapes"
 train.seed = 1
-train.max_iter = 1500
-train.eval_period = 500
+train.max_iter = 400
+train.eval_period = 0
 train.clip_grad_norm = 1.0
-train.ddp.find_unused_parameters = True
 lr_multiplier = cosine(train.max_iter, warmup_iters=100)

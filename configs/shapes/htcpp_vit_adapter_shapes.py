@@ -33,7 +33,7 @@ dataloader.train.dataset = L(get_objects_with_labels)(
 optimizer.lr = 1e-3
 train.output_dir = "output/htcpp_shapes"
 train.seed = 1
-train.max_iter = 1000
-train.eval_period = 500
+train.max_iter = 400
+train.eval_period = 0
 train.clip_grad_norm = 1.0
 lr_multiplier = cosine(train.max_iter, warmup_iters=100)

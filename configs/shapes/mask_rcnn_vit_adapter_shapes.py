@@ -16,7 +16,7 @@ model.roi_heads.batch_size_per_image = 64
 optimizer.lr = 1e-3
 train.output_dir = "output/mask_rcnn_shapes"
 train.seed = 1
-train.max_iter = 1500
-train.eval_period = 500
+train.max_iter = 600
+train.eval_period = 0
 train.clip_grad_norm = 1.0
 lr_multiplier = cosine(train.max_iter, warmup_iters=100)
