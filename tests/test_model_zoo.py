@@ -65,3 +65,13 @@ def test_published_configs_start_from_the_published_trunk(size):
     assert cfg.zoo.pretrained.startswith("https://") and cfg.zoo.pretrained.endswith(".pth")
     assert set(cfg.zoo.metrics) == {"box_AP", "mask_AP"}
     assert "released" in cfg.zoo
+
+
+def test_a_model_of_other_classes_keeps_the_rest(saved):
+    model, path = saved
+    other = model_zoo.get(NAME, path, num_classes=3)
+    assert other.sem_seg_head.predictor.class_embed.out_features == 4
+    fresh = {name for name in other.state_dict() if "class_embed" in name}
+    for name, tensor in other.state_dict().items():
+        if name not in fresh and "criterion" not in name:
+            assert torch.equal(tensor, model.state_dict()[name]), name

@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 import torch
-from detectron2.config import LazyConfig, instantiate
 
 from vitadapter_d2.checkpoint.conversion import KINDS, Conversion, convert_checkpoint
 from vitadapter_d2.checkpoint.reading import read_checkpoint
+from vitadapter_d2.engine.calls import instantiate
 from vitadapter_d2.engine.config import load_config
 from vitadapter_d2.files import replacing
 
@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def convert(args: argparse.Namespace) -> Conversion:
     """Reads, builds the model without memory, converts."""
-    cfg = LazyConfig.apply_overrides(load_config(args.config_file), args.opts)
+    cfg = load_config(args.config_file, args.opts)
     state_dict = read_checkpoint(args.source, trust=args.trust, ema=args.ema)
     with torch.device("meta"):
         model = instantiate(cfg.model)

@@ -43,7 +43,13 @@ TITLES = {
     "potsdam_sem_seg_train": "Potsdam",
     "chase_db1_sem_seg_train": "CHASE DB1",
     "coco_2017_train": "COCO, boxes and masks",
+    "coco_2017_train as masks": "COCO, masks",
     "coco_2017_train_panoptic": "COCO, panoptic",
+    "lvis_v1_train": "LVIS v1",
+    "ade20k_panoptic_train": "ADE20K, panoptic",
+    "ade20k_instance_train as masks": "ADE20K, masks",
+    "cityscapes_fine_panoptic_train": "Cityscapes, panoptic",
+    "cityscapes_fine_instance_seg_train as masks": "Cityscapes, masks",
 }
 # Of the classes that are not called as the method is.
 METHODS = {
@@ -145,10 +151,12 @@ def read(name: str, cfg: DictConfig) -> Entry:
     loader, zoo = cfg.dataloader.train, cfg.get("zoo", {})
     sets = loader.dataset.names
     sets = [sets] if isinstance(sets, str) else list(sets)
+    has_boxes = "InstanceMapper" not in str(loader.mapper._target_)
+    title = sets[0] if has_boxes else f"{sets[0]} as masks"
     thousands = f"{cfg.train.max_iter / 1000:.1f}".removesuffix(".0")
     return Entry(
         name=name,
-        section=TITLES.get(sets[0], ", ".join(sets)),
+        section=TITLES.get(title, ", ".join(sets)),
         pretrained=zoo.get("pretrained", ""),
         start=cfg.train.init_checkpoint,
         released=zoo.get("released", ""),

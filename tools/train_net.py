@@ -3,50 +3,71 @@
 
     python tools/train_net.py --config-file configs/shapes/mask2former_vit_adapter_quickstart.py
     python tools/train_net.py --config-file F --eval-only train.init_checkpoint=model_final.pth
+    python tools/train_net.py --config-file F --data my_folder train.output_dir=output/mine
 
-Flags are Detectron2's; ``key=value`` arguments override fields of the config.
+Flags are Detectron2's; ``key=value`` arguments override fields of the config. Several processes are
+started here (--num-gpus, --num-machines) or by torchrun: docs/launching.md.
 """
 
+import sys
 from argparse import Namespace
 
-from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from vitadapter_d2 import compat
-from vitadapter_d2.engine.config import find_config
+from vitadapter_d2.data.own import OwnData
+from vitadapter_d2.engine.calls import instantiate
+from vitadapter_d2.engine.config import find_config, load_config
 from vitadapter_d2.engine.distributed import leave_process_group
+from vitadapter_d2.engine.ema import uses_averages
+from vitadapter_d2.engine.errors import ConfigError
 from vitadapter_d2.engine.evaluate import Results, do_test, summary_line
+from vitadapter_d2.engine.launching import launch
+from vitadapter_d2.engine.own_data import add_own_data_flags, check_weights_for, tell, use_own_data
 from vitadapter_d2.engine.train import do_train
 from vitadapter_d2.engine.weights import load_trained, trained_weights
 
 
-def setup(args: Namespace) -> DictConfig:
-    """Reads the config, applies the overrides, starts the loggers, seeds."""
+def read(args: Namespace) -> DictConfig:
+    """The config with the overrides and, if flags say so, with the user's own data."""
     args.config_file = str(find_config(args.config_file))
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
-    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="vitadapter_d2")
-    default_setup(cfg, args)
+    cfg = load_config(args.config_file, args.opts)
+    use_own_data(cfg, args)
     return cfg
 
 
-def evaluate(cfg: DictConfig) -> Results:
+def setup(args: Namespace) -> DictConfig:
+    """Reads the config, starts the loggers, seeds."""
+    cfg = read(args)
+    cfg.train.source = {"config_file": args.config_file, "command": sys.argv}  # for summary.md
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="vitadapter_d2")
+    default_setup(cfg, args)
+    if args.own_data:
+        tell(cfg, args.own_data)
+    return cfg
+
+
+def evaluate(cfg: DictConfig, own: OwnData | None) -> Results:
     """Evaluates the checkpoint that ``train.init_checkpoint`` names."""
     try:
         weights = trained_weights(cfg)
+        if own:
+            check_weights_for(own, weights)
         model = instantiate(cfg.model).to(cfg.train.device)
-        load_trained(model, weights, start=cfg.get("zoo", {}).get("pretrained"))
+        start = cfg.get("zoo", {}).get("pretrained")
+        load_trained(model, weights, start=start, use_averages=uses_averages(cfg))
     except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"--eval-only evaluates train.init_checkpoint=FILE: {error}") from error
+        raise ConfigError(f"--eval-only evaluates train.init_checkpoint=FILE: {error}") from error
     return do_test(cfg, compat.create_ddp_model(model, **cfg.train.ddp))
 
 
 def main(args: Namespace) -> None:
     """Runs in every process."""
     cfg = setup(args)
-    results = evaluate(cfg) if args.eval_only else do_train(cfg, resume=args.resume)
+    results = evaluate(cfg, args.own_data) if args.eval_only else do_train(cfg, resume=args.resume)
     if comm.is_main_process():
         print(f"Results, log and pictures are in {cfg.train.output_dir}")
         print(summary_line(results))
@@ -55,14 +76,8 @@ def main(args: Namespace) -> None:
 
 if __name__ == "__main__":
     parser = default_argument_parser()
+    add_own_data_flags(parser)
     args = parser.parse_args()
     if not args.config_file:
         parser.error("--config-file is needed: a file or a name of the zoo")
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    sys.exit(launch(main, args, read))

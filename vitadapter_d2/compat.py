@@ -44,6 +44,22 @@ def create_ddp_model(model: nn.Module, **kwargs: Any) -> nn.Module:
     return create(model, **kwargs)
 
 
+def create_local_process_group(local_size: int) -> None:
+    """Makes the groups of each machine's processes, which v0.6 does in its ``launch`` alone."""
+    from detectron2.utils import comm
+    from torch import distributed
+
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(local_size)
+        return
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    for first in range(0, world_size, local_size):
+        ranks = range(first, first + local_size)
+        group = distributed.new_group(list(ranks))
+        if rank in ranks:
+            comm._LOCAL_PROCESS_GROUP = group
+
+
 def after_backward(trainer: Any) -> None:
     """Calls the hooks between backward and step, which v0.6 does not have."""
     getattr(trainer, "after_backward", lambda: None)()

@@ -6,6 +6,7 @@ from torch import nn
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.engine.config import load_config, zoo_names
+from vitadapter_d2.engine.own_classes import set_num_classes
 
 __all__ = ["get", "get_config", "names"]
 
@@ -19,18 +20,24 @@ def get_config(name: str) -> DictConfig:
     """The LazyConfig of a name.
 
     Raises:
-        FileNotFoundError: there is no such name; the message lists all.
+        FileNotFoundError: there is no such name; the message has the nearest.
     """
     return load_config(name)
 
 
-def get(name: str, weights: str | None = None, trained: bool = False) -> nn.Module:
+def get(
+    name: str,
+    weights: str | None = None,
+    trained: bool = False,
+    num_classes: int | None = None,
+) -> nn.Module:
     """A model in evaluation mode on the CPU.
 
     Args:
         name: one of :func:`names`.
         weights: checkpoint file or URL; None leaves the random initialisation.
         trained: take the weights that the authors released, which are downloaded once.
+        num_classes: of your own data; class heads of another size start at random.
 
     Raises:
         FileNotFoundError: there is no such name or file, or no way to the URL.
@@ -40,9 +47,11 @@ def get(name: str, weights: str | None = None, trained: bool = False) -> nn.Modu
     cfg = get_config(name)
     if trained:
         weights = _released(name, cfg, weights)
+    if num_classes is not None:
+        set_num_classes(cfg.model, num_classes)
     model = instantiate(cfg.model)
     if weights:
-        Checkpointer(model).load(weights)
+        Checkpointer(model, other_classes=num_classes is not None).load(weights)
     return model.eval()
 
 

@@ -168,6 +168,13 @@ def test_averaged_weights_are_taken_when_asked_for(path, content):
     check({name: tensor for name, tensor in plain.items() if not name.startswith("ema_")})
 
 
+def test_what_has_no_average_is_taken_as_it_is(path):
+    content = {"model": WEIGHTS, "ema": {"a.weight": WEIGHTS["a.weight"] + 1}}
+    mixed = read_checkpoint(save(path, content), ema=True)
+    check(mixed, WEIGHTS | {"a.weight": WEIGHTS["a.weight"] + 1})
+    check(read_checkpoint(str(path)))
+
+
 def test_averaged_weights_that_are_not_there_are_not_made_up(path):
     with pytest.raises(CheckpointError, match="holds no averaged weights, which --ema asks for"):
         read_checkpoint(save(path, WEIGHTS), ema=True)

@@ -1,6 +1,7 @@
-"""Multiply-adds against those that fvcore counts in the official models."""
+"""Multiply-adds against those that fvcore counts in the official models; activations."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,69 @@ def test_a_wrong_size_is_refused(size, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         analyze_model.main()
     assert size in capsys.readouterr().err
+
+
+def shapes_model(device, name="upernet_vit_adapter_shapes"):
+    with torch.device(device):
+        return instantiate(model_zoo.get_config(f"shapes/{name}").model).train()
+
+
+def saved(model, size=(96, 128)):
+    """Of one image, on the model's own device."""
+    images = torch.zeros(2, 3, *size, device=model.device)
+    forward = partial(model.semantic_scores, images)
+    return analyze_model.count_saved(model, forward, lambda name: name.split(".")[0]).total() // 2
+
+
+def test_activations_without_allocation_are_those_of_a_run():
+    as_is, recomputing = analyze_model.count_activations(shapes_model("meta"), (96, 128), depth=1)
+    model = shapes_model("cpu")
+    assert as_is.total() == pytest.approx(saved(model), rel=0.03)
+    analyze_model.recompute_everything(model)
+    assert recomputing.total() == pytest.approx(saved(model), rel=0.03)
+    assert recomputing["backbone"] < 0.7 * as_is["backbone"]
+    assert recomputing["sem_seg_head"] == as_is["sem_seg_head"]
+
+
+def test_of_recomputed_blocks_their_inputs_are_kept():
+    vit = shapes_model("meta").backbone.vit
+    analyze_model.recompute_everything(vit)
+    tokens, grid = vit.embed(torch.empty(1, 3, 64, 64, device="meta"))
+    tokens = tokens.detach().requires_grad_()
+    forward = partial(vit.run, tokens, grid, 0, vit.depth - 1)
+    counts = analyze_model.count_saved(vit, forward, lambda name: name)
+    assert counts.total() == vit.depth * tokens.numel() * 4
+
+
+def test_activations_of_attention_grow_with_the_tokens_not_with_their_pairs():
+    counts = {
+        size: analyze_model.count_activations(build(TINY), (size, size), depth=3)[0]
+        for size in (256, 512)
+    }
+    vit = "backbone.bottom_up.vit"
+    assert counts[512][vit] == pytest.approx(4 * counts[256][vit], rel=0.02)
+
+
+def test_a_whole_step_has_heads_and_losses(tiny_root, monkeypatch, capsys):
+    options = [
+        "dataloader.train.dataset.names=tiny_train_panoptic",
+        "dataloader.train.total_batch_size=1",
+        "dataloader.train.num_workers=0",
+        "model.criterion.num_points=64",
+        "train.device=cpu",
+    ]
+    name = "shapes/mask2former_vit_adapter_quickstart"
+    monkeypatch.setattr(sys, "argv", ["analyze_model.py", name, "--step", "--opts", *options])
+    analyze_model.main()
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line and line[0] not in "-/"}
+    assert {"backbone", "sem_seg_head", "criterion", "total"} <= rows.keys()
+    as_is, recomputing = (float(rows["total"][column]) for column in (-2, -1))
+    assert 0 < recomputing < as_is
+
+
+def test_activations_need_a_size(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["analyze_model.py", TINY, "--activations"])
+    with pytest.raises(SystemExit):
+        analyze_model.main()
+    assert "--activations needs --size HEIGHT WIDTH" in capsys.readouterr().err

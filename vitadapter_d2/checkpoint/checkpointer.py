@@ -1,6 +1,10 @@
 """Saving and loading checkpoints, safely."""
 
+import re
+import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,13 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from vitadapter_d2.checkpoint.conversion import OWN, convert_checkpoint, kind_for
 from vitadapter_d2.checkpoint.reading import CheckpointError, local_path, read_file, state_dict_of
 from vitadapter_d2.checkpoint.report import Report, some
+from vitadapter_d2.checkpoint.sharded import gathered, is_sharded, whole
 from vitadapter_d2.checkpoint.transfer import move_adapter
 from vitadapter_d2.files import replacing
 
 # In a file: it holds what was trained, and buffers; the checksum of what it lacks.
 _FLAG = "trained_only"
+_OF_A_RUN = re.compile(r".+_(\d{7,}|final)\.pth")
 
 
 def _bare(model: nn.Module) -> nn.Module:
@@ -24,6 +30,30 @@ def _bare(model: nn.Module) -> nn.Module:
     # The name that torch.compile gives: importing its class takes a second.
     inner = getattr(model, "module" if is_parallel else "_orig_mod", None)
     return model if inner is None else _bare(inner)
+
+
+@contextmanager
+def write_errors() -> Iterator[None]:
+    """Of torch.save, which has an error of its own when a file cannot be written."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
+def _check_sums(path: Path) -> None:
+    """Raises CheckpointError if a checkpoint is not what was written; torch does not ask."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise CheckpointError(f"{path} is damaged or incomplete ({error})") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path} is damaged (wrong checksum of {damaged})")
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -39,6 +69,8 @@ class Checkpointer(DetectionCheckpointer):
         save_to_disk: None saves in the main process alone.
         trained_only: save only parameters that require a gradient, and buffers; loaded onto a
             model that has the rest, of which a checksum is saved.
+        other_classes: the model is one of other classes than the files that it starts from: of
+            other projects' files too, tensors of another size may start fresh.
         **checkpointables: objects with a ``state_dict`` that are saved and loaded with the model.
 
     Attributes:
@@ -54,10 +86,12 @@ class Checkpointer(DetectionCheckpointer):
         *,
         save_to_disk: bool | None = None,
         trained_only: bool = False,
+        other_classes: bool = False,
         **checkpointables: Any,
     ) -> None:
         super().__init__(_bare(model), save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.trained_only = trained_only
+        self.other_classes = other_classes
         self.report: Report | None = None
         self.untouched: list[str] = []
         self.is_partial = False
@@ -65,11 +99,17 @@ class Checkpointer(DetectionCheckpointer):
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes ``<name>.pth``.
 
+        All processes call for a sharded model; the file is a plain one.
+
         Args:
             name: file name without suffix.
             **kwargs: extra entries.
+
+        Raises:
+            OSError: it cannot be written; whatever had the name before is there still.
         """
-        if not self.save_dir or not self.save_to_disk:
+        takes_part = self.save_to_disk or is_sharded(self.model)
+        if not self.save_dir or not takes_part:
             return
         states = {key: part.state_dict() for key, part in self.checkpointables.items()}
         data = {"model": self.model.state_dict(), **states, **kwargs}
@@ -77,9 +117,13 @@ class Checkpointer(DetectionCheckpointer):
             data[_FLAG] = self._checksum()
             for key in self._frozen():
                 del data["model"][key]
+        if is_sharded(self.model):
+            data = gathered(data)
+        if not self.save_to_disk:
+            return
         target = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", target)
-        with replacing(target) as file:
+        with replacing(target) as file, write_errors():
             torch.save(data, file)
         self.tag_last_checkpoint(target.name)
 
@@ -91,8 +135,8 @@ class Checkpointer(DetectionCheckpointer):
         """Of the frozen parameters, on whatever device they are."""
         state, checksum = self.model.state_dict(), 0
         for name in sorted(self._frozen()):
-            values = state[name].cpu().contiguous().flatten().view(torch.uint8)
-            checksum = zlib.crc32(values.numpy(), checksum)
+            values = whole(state[name]).cpu().contiguous().flatten().view(torch.uint8)
+            checksum = zlib.crc32(values.numpy().data, checksum)
         return checksum
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -125,6 +169,7 @@ class Checkpointer(DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Continues from the newest checkpoint, or starts from ``path``.
 
+        If the newest one is damaged or gone, the next older one that can be read takes its place.
         What a checkpoint of ``trained_only`` lacks is taken from ``path``.
 
         Args:
@@ -133,27 +178,57 @@ class Checkpointer(DetectionCheckpointer):
 
         Returns:
             See :meth:`load`.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none can be read.
         """
-        if self.trained_only and path and resume and self.has_checkpoint():
+        if not (resume and self.has_checkpoint()):
+            return self.load(path, checkpointables=[])
+        if self.trained_only and path:
             self.load(path, checkpointables=[])
-        return super().resume_or_load(path, resume=resume)
+        problems: list[str] = []
+        for file in self._newest_first():
+            try:
+                _check_sums(file)
+                extra = self.load(str(file))
+            except (CheckpointError, FileNotFoundError) as error:
+                problems.append(str(error))
+                continue
+            if problems:
+                self.logger.warning("Resuming from %s: %s", file, "; ".join(problems))
+            return extra
+        raise CheckpointError(f"no checkpoint to resume from: {'; '.join(problems)}")
+
+    def _newest_first(self) -> list[Path]:
+        """The noted checkpoint, then the run's others by the time they were written."""
+        noted = Path(self.get_checkpoint_file())
+        others = [
+            file
+            for file in Path(self.save_dir).glob("*.pth")
+            if file != noted and _OF_A_RUN.fullmatch(file.name)
+        ]
+        return [noted, *sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)]
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_file(Path(filename))
         state_dict = state_dict_of(content, filename)
         # The names of a part, such as a head alone, may look like another project's.
         if _FLAG not in content and kind_for(state_dict, self.model) != OWN:
-            conversion = convert_checkpoint(state_dict, self.model)
+            conversion = convert_checkpoint(
+                state_dict, self.model, allow_partial=self.other_classes
+            )
             self.report = conversion.report
+            if self.report.missing:
+                raise ValueError(f"{filename} and the model do not agree: {self.report.problems()}")
             return {"model": conversion.state_dict}
-        state_dict = move_adapter(state_dict, self.model)
-        if not state_dict.keys() & self.model.state_dict().keys():
+        placed = move_adapter(state_dict, self.model)
+        if not placed.keys() & self.model.state_dict().keys():
             raise CheckpointError(
                 f"nothing in {filename} belongs to this model: it has names such as "
-                f"{some(state_dict)}, the model {some(self.model.state_dict())}"
+                f"{some(placed)}, the model {some(self.model.state_dict())}"
             )
         extras = content if "model" in content else {}
-        return {**extras, "model": state_dict}
+        return {**extras, "model": placed}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         parameters = [name for name, _ in self.model.named_parameters()]
@@ -163,6 +238,7 @@ class Checkpointer(DetectionCheckpointer):
             self.untouched = [name for name in parameters if name not in state_dict]
             for line in self.report.lines():
                 self.logger.info("%s", line)
+            self._tell_fresh(self.report.misfits)
             return None
         self.is_partial = _FLAG in checkpoint
         checksum = checkpoint.pop(_FLAG, None)
@@ -172,6 +248,22 @@ class Checkpointer(DetectionCheckpointer):
         if self.is_partial and checksum == self._checksum():
             self._tell_kept(incompatible.missing_keys)
         return incompatible
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        """Logs, in one line, what has another size than in the file; then as the parent does."""
+        shapes = {
+            name: f"{in_file} in the file, {in_model} in the model"
+            for name, in_file, in_model in incompatible.incorrect_shapes
+        }
+        self._tell_fresh(shapes)
+        missing = [name for name in incompatible.missing_keys if name not in shapes]
+        incompatible = incompatible._replace(missing_keys=missing, incorrect_shapes=[])
+        super()._log_incompatible_keys(incompatible)
+
+    def _tell_fresh(self, shapes: Mapping[str, str]) -> None:
+        if shapes:
+            names = ", ".join(f"{name} ({how})" for name, how in shapes.items())
+            self.logger.warning("%d tensors of another size start fresh: %s", len(shapes), names)
 
     def _tell_kept(self, missing: list[str]) -> None:
         """Says what a file of trained parameters left as it was."""

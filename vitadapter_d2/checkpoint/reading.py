@@ -258,6 +258,9 @@ def state_dict_of(content: Any, title: str, ema: bool = False) -> dict[str, Tens
 
 
 def _unnest(content: Mapping[str, Any], ema: bool) -> tuple[Mapping[str, Any], bool]:
+    model, averages = content.get("model"), content.get("ema")
+    if ema and isinstance(model, Mapping) and isinstance(averages, Mapping):
+        return {**model, **averages}, True  # of this project: what is frozen has no average
     is_averaged = False
     opened: list[Mapping[str, Any]] = []
     while not any(content is one for one in opened):  # a dictionary may hold itself

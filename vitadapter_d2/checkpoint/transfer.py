@@ -10,7 +10,7 @@ from vitadapter_d2.modeling.backbone.vit_adapter import ViTAdapter
 _ADAPTER = re.compile(r"^(.*?)spatial_prior\.")
 
 
-def move_adapter(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def move_adapter(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
     """Gives the ViT-Adapter in a checkpoint the place that it has in a model.
 
     The same backbone is ``backbone`` of a Mask2Former and ``backbone.bottom_up`` of a Mask R-CNN,
@@ -27,11 +27,11 @@ def move_adapter(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str
     inside = {match[1] for name in state_dict if (match := _ADAPTER.match(name))}
     places = [name for name, part in model.named_modules() if isinstance(part, ViTAdapter)]
     if len(inside) != 1 or len(places) != 1:
-        return dict(state_dict)
+        return state_dict
     (old,) = inside
     new = f"{places[0]}." if places[0] else ""
     if old == new:
-        return dict(state_dict)
+        return state_dict
     return {
         new + name.removeprefix(old) if name.startswith(old) else name: tensor
         for name, tensor in state_dict.items()

@@ -6,18 +6,19 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from detectron2.config import instantiate
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from omegaconf import DictConfig
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from vitadapter_d2.engine.calls import instantiate
 
 logger = logging.getLogger(__name__)
 
 Results = Mapping[str, Mapping[str, float]]
 
 # What a reader looks for first: task and key of Detectron2's results, and its usual name.
-_HEADLINES = (
+HEADLINES = (
     ("panoptic_seg", "PQ", "PQ"),
     ("bbox", "AP", "box AP"),
     ("segm", "AP", "mask AP"),
@@ -39,8 +40,8 @@ def do_test(cfg: DictConfig, model: nn.Module) -> Results:
     evaluators = instantiate(cfg.dataloader.evaluator)
     if isinstance(evaluators, DatasetEvaluator):
         evaluators = [evaluators]
-    loader = instantiate(cfg.dataloader.test)
     model = model_under_test(cfg, model)
+    loader = instantiate(loader_under_test(cfg, model))
     results = inference_on_dataset(model, loader, DatasetEvaluators(list(evaluators)))
     if results:
         logger.info("%s", summary_line(results))
@@ -56,8 +57,7 @@ def check_test(cfg: DictConfig, model: nn.Module) -> None:
         FileNotFoundError: the data set to be evaluated is missing.
         ValueError: ``test`` is wrong.
     """
-    model_under_test(cfg, model)
-    instantiate(cfg.dataloader.test)
+    instantiate(loader_under_test(cfg, model_under_test(cfg, model)))
 
 
 def model_under_test(cfg: DictConfig, model: nn.Module) -> nn.Module:
@@ -86,11 +86,24 @@ def model_under_test(cfg: DictConfig, model: nn.Module) -> nn.Module:
     return instantiate(test)
 
 
+def loader_under_test(cfg: DictConfig, tester: nn.Module) -> DictConfig:
+    """``cfg.dataloader.test``; its mapper leaves images as they are for a tester that resizes.
+
+    Args:
+        cfg: a LazyConfig.
+        tester: what :func:`model_under_test` gives.
+    """
+    loader = copy.deepcopy(cfg.dataloader.test)
+    if getattr(tester, "resizes", False):
+        loader.mapper.augmentations = []
+    return loader
+
+
 def summary_line(results: Results) -> str:
     """The main metrics in one line, e.g. ``PQ 53.2  box AP 41.0  mask AP 40.2  mIoU 75.1``."""
     values = [
         f"{name} {_value(results, task, key):.1f}"
-        for task, key, name in _HEADLINES
+        for task, key, name in HEADLINES
         if key in results.get(task, {})
     ]
     return "  ".join(values) or "no metrics"

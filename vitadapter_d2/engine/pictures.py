@@ -11,6 +11,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from vitadapter_d2.engine.writers import put_picture
 from vitadapter_d2.files import write_image
 from vitadapter_d2.inference.drawing import (
     draw_annotation,
@@ -63,6 +64,8 @@ class PictureWriter(DatasetEvaluator):
             self.rows.append(row)
 
     def evaluate(self) -> None:
-        """Writes the gallery; no metric comes of it."""
+        """Writes the gallery, also to the writers of a training; no metric comes of it."""
         if self.rows and comm.is_main_process():
-            write_image(self.output_dir / "gallery.png", stack(self.rows))
+            gallery = stack(self.rows)
+            write_image(self.output_dir / "gallery.png", gallery)
+            put_picture(f"predictions/{self.metadata.name}", gallery)

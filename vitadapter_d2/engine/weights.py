@@ -1,12 +1,14 @@
 """The weights that a model predicts with."""
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from torch import nn
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.checkpoint.report import some
+from vitadapter_d2.engine.ema import AveragesTaker
 
 
 def trained_weights(cfg: DictConfig, weights: str | Path | None = None) -> str:
@@ -30,22 +32,30 @@ def trained_weights(cfg: DictConfig, weights: str | Path | None = None) -> str:
     )
 
 
-def load_trained(model: nn.Module, weights: str, start: str | None = None) -> None:
+def load_trained(
+    model: nn.Module, weights: str, start: str | None = None, *, use_averages: bool = True
+) -> None:
     """Loads a trained model in place.
+
+    Of the checkpoint of a training with ``train.ema`` its averages are taken. Official files with
+    averages beside their weights give the weights, as the official test does;
+    ``tools/convert_checkpoint.py --ema`` gives the averages.
 
     Args:
         model: to load into.
         weights: checkpoint file or URL.
         start: what its training started from, for a checkpoint of ``train.trained_only`` that
             lacks the frozen parameters.
+        use_averages: False takes the plain weights.
 
     Raises:
         ValueError: the weights do not fit, or leave parts of the model at random.
     """
-    checkpointer = Checkpointer(model)
+    averages: dict[str, Any] = {"ema": AveragesTaker(model)} if use_averages else {}
+    checkpointer = Checkpointer(model, **averages)
     checkpointer.load(weights)
     if checkpointer.is_partial and checkpointer.untouched and start not in (None, "", weights):
-        checkpointer.load(str(start))
+        checkpointer.load(str(start), checkpointables=[])  # training starts from plain weights
         checkpointer.load(weights)
     report, untouched = checkpointer.report, checkpointer.untouched
     if untouched or (report and not report.is_trained):
