@@ -302,6 +302,11 @@ _MM_HEAD = [
 ]
 
 
+def official_backbone(state: State) -> State:
+    """ViT-Adapter's own names below ``backbone.``."""
+    return rename(state, _OFFICIAL_BACKBONE)
+
+
 def official_seg(state: State) -> State:
     """A Mask2Former of ViT-Adapter's segmentation code, saved from a parallel wrapper."""
     weights = {name: tensor for name, tensor in state.items() if "criterion" not in name}

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 from analyze_model import count_multiply_adds, is_whole
-from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
 from vitadapter_d2 import model_zoo
+from vitadapter_d2.engine.calls import instantiate
 from vitadapter_d2.files import replacing
 from vitadapter_d2.modeling.backbone import ViTAdapter
 from vitadapter_d2.modeling.backbone.interaction import ConvFFN
@@ -246,7 +246,7 @@ def settings_cells(entry: Entry, cost: Cost, entries: Sequence[Entry]) -> list[s
     sources = [_link(_pretraining(entry.pretrained), entry.pretrained)]
     if entry.start not in ("", entry.pretrained):
         sections = [other.section for other in entries if other.released == entry.start]
-        sources.insert(0, _link(*sections[:1] or ["checkpoint"], entry.start))
+        sources.insert(0, _link(*sections[:1] or [_pretraining(entry.start)], entry.start))
     return [
         _link(entry.name.split("/")[1], f"configs/{entry.name}.py"),
         cost.method,

@@ -8,11 +8,13 @@ from ..common.data.coco_htc import coco_htc, htc_test
 from ..common.models.htc import htc, with_norms_and_giou
 from ..common.models.vit_adapter import beit_detection_backbone
 from ..common.optim import layer_decay
+from ..common.pretrained import BEITV2_LARGE
 from ..common.schedules import steps
 from ..common.train import train
 
 zoo = dict(
-    pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
+    pretrained=BEITV2_LARGE,
+    load_from="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
     "htc++_beitv2_adapter_large_fpn_o365.pth",
     released="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
     "htc++_beitv2_adapter_large_fpn_o365_coco.pth",
@@ -36,4 +38,4 @@ train.clip_grad_norm = 0.1
 train.ema.enabled = True
 train.ema.decay = 0.9999
 lr_multiplier = steps(1, [], train.max_iter)
-train.init_checkpoint = zoo["pretrained"]
+train.init_checkpoint = zoo["load_from"]

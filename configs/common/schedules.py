@@ -10,6 +10,8 @@ from fvcore.common.param_scheduler import (
 
 
 def _warmup(scheduler, warmup_iters, max_iter, warmup_factor):
+    if not 0 <= warmup_iters < max_iter:  # the rate would end where the schedule does, near 0
+        raise ValueError(f"warmup_iters must be in [0, max_iter={max_iter}), got {warmup_iters}")
     return L(WarmupParamScheduler)(
         scheduler=scheduler,
         warmup_factor=warmup_factor,

@@ -1,6 +1,6 @@
 """ATSS on the backbone of the quick start."""
 
-from ..common.data.shapes_instance import dataloader
+from ..common.data.shapes_instance import dataloader, test
 from ..common.models.atss import atss
 from ..common.models.vit_adapter_mini import backbone
 from ..common.optim import optimizer
@@ -9,6 +9,7 @@ from ..common.train import train
 
 model = atss(backbone, num_classes=8, channels=64)
 dataloader.train.mapper.use_instance_mask = False
+test.ms_merge.iou_threshold = 0.6
 
 optimizer.lr = 1e-3
 train.output_dir = "output/atss_shapes"

@@ -1,6 +1,6 @@
 """Cascade Mask R-CNN on the backbone of the quick start."""
 
-from ..common.data.shapes_instance import dataloader
+from ..common.data.shapes_instance import dataloader, test
 from ..common.models.cascade import cascade_mask_rcnn
 from ..common.models.vit_adapter_mini import backbone
 from ..common.optim import optimizer

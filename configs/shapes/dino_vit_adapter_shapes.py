@@ -1,6 +1,6 @@
 """DINO on the backbone of the quick start, narrower and shallower."""
 
-from ..common.data.shapes_instance import dataloader
+from ..common.data.shapes_instance import dataloader, test
 from ..common.models.dino import dino
 from ..common.models.vit_adapter_mini import backbone
 from ..common.optim import optimizer

@@ -17,6 +17,6 @@ model.semantic_on = model.panoptic_on = False
 model.test_topk_per_image = 20  # an image has seven objects at most
 
 train.output_dir = "output/mask2former_instance_shapes"
-train.max_iter = 600
+train.max_iter = 1500
 train.eval_period = 0
 lr_multiplier = cosine(train.max_iter, warmup_iters=50)

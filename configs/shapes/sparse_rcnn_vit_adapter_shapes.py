@@ -1,6 +1,6 @@
 """Sparse R-CNN on the backbone of the quick start."""
 
-from ..common.data.shapes_instance import dataloader
+from ..common.data.shapes_instance import dataloader, test
 from ..common.models.sparse_rcnn import sparse_rcnn
 from ..common.models.vit_adapter_mini import backbone
 from ..common.optim import optimizer

@@ -107,7 +107,7 @@ def test_the_config_repeats_rare_classes_and_trains(lvis):
     assert cfg.model.roi_heads.num_classes == 1203
     assert cfg.model.roi_heads.box_predictor.test_score_thresh == 1e-4
     assert cfg.model.roi_heads.box_predictor.test_topk_per_image == 300
-    assert cfg.dataloader.evaluator.dataset_name == "lvis_v1_val"
+    assert cfg.dataloader.evaluator[0].dataset_name == "lvis_v1_val"
     train = cfg.dataloader.train
     train.dataset.names = NAME
     train.sampler.repeat_factors.repeat_thresh = 0.9

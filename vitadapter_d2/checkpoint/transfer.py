@@ -10,6 +10,12 @@ from vitadapter_d2.modeling.backbone.vit_adapter import ViTAdapter
 _ADAPTER = re.compile(r"^(.*?)spatial_prior\.")
 
 
+def adapter_places(model: nn.Module) -> tuple[str, ...]:
+    """What the names of a model's ViT-Adapters begin with, ``backbone.`` for example."""
+    parts = model.named_modules()
+    return tuple(f"{name}." if name else "" for name, part in parts if isinstance(part, ViTAdapter))
+
+
 def move_adapter(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
     """Gives the ViT-Adapter in a checkpoint the place that it has in a model.
 
@@ -25,11 +31,10 @@ def move_adapter(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[
         model have one ViT-Adapter each, in different places.
     """
     inside = {match[1] for name in state_dict if (match := _ADAPTER.match(name))}
-    places = [name for name, part in model.named_modules() if isinstance(part, ViTAdapter)]
+    places = adapter_places(model)
     if len(inside) != 1 or len(places) != 1:
         return state_dict
-    (old,) = inside
-    new = f"{places[0]}." if places[0] else ""
+    (old,), (new,) = inside, places
     if old == new:
         return state_dict
     return {

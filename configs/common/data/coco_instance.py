@@ -9,6 +9,7 @@ from detectron2.data import (
 )
 
 from vitadapter_d2.data import build_train_loader
+from vitadapter_d2.engine.pictures import PictureWriter
 from vitadapter_d2.evaluation import DetectionEvaluator
 
 from ..testing import detection_test
@@ -45,9 +46,14 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    evaluator=L(DetectionEvaluator)(
-        dataset_name="${..test.dataset.names}", output_dir="${train.output_dir}/inference"
-    ),
+    evaluator=[
+        L(DetectionEvaluator)(
+            dataset_name="${...test.dataset.names}", output_dir="${train.output_dir}/inference"
+        ),
+        L(PictureWriter)(
+            dataset_name="${...test.dataset.names}", output_dir="${train.output_dir}/pictures"
+        ),
+    ],
 )
 
 test = detection_test()

@@ -3,6 +3,7 @@
 from detectron2.config import LazyCall as L
 
 from vitadapter_d2.data import InstanceMapper
+from vitadapter_d2.engine.pictures import PictureWriter
 from vitadapter_d2.evaluation import DetectionEvaluator
 
 from .mask2former import large_scale_jitter, loaders
@@ -16,5 +17,8 @@ dataloader = loaders(
     large_scale_jitter(),
     short_side=800,
     max_size=1333,
-    evaluator=L(DetectionEvaluator)(dataset_name=_VAL, output_dir="${train.output_dir}/inference"),
+    evaluator=[
+        L(DetectionEvaluator)(dataset_name=_VAL, output_dir="${train.output_dir}/inference"),
+        L(PictureWriter)(dataset_name=_VAL, output_dir="${train.output_dir}/pictures"),
+    ],
 )

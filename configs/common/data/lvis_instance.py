@@ -26,8 +26,8 @@ dataloader.train.sampler = L(RepeatFactorTrainingSampler)(
     )
 )
 dataloader.test.dataset.names = "lvis_v1_val"
-dataloader.evaluator = L(LVISEvaluator)(
-    dataset_name="${..test.dataset.names}",
+dataloader.evaluator[0] = L(LVISEvaluator)(
+    dataset_name="${...test.dataset.names}",
     output_dir="${train.output_dir}/inference",
     max_dets_per_image=300,
 )

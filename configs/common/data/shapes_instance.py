@@ -12,6 +12,8 @@ from detectron2.evaluation import COCOEvaluator
 from vitadapter_d2.data import ChannelShuffle, build_train_loader
 from vitadapter_d2.engine.pictures import PictureWriter
 
+from ..testing import detection_test
+
 _VAL = "shapes_val"
 
 dataloader = dict(
@@ -42,3 +44,5 @@ dataloader = dict(
         L(PictureWriter)(dataset_name=_VAL, output_dir="${train.output_dir}/pictures"),
     ],
 )
+
+test = detection_test(ms_short_sides=(112, 128, 144), proportion=1)
