@@ -17,7 +17,7 @@ from vitadapter_d2.checkpoint.conversion import OWN, convert_checkpoint, kind_fo
 from vitadapter_d2.checkpoint.reading import CheckpointError, local_path, read_file, state_dict_of
 from vitadapter_d2.checkpoint.report import Report, some
 from vitadapter_d2.checkpoint.sharded import gathered, is_sharded, whole
-from vitadapter_d2.checkpoint.transfer import move_adapter
+from vitadapter_d2.checkpoint.transfer import adapter_places, move_adapter
 from vitadapter_d2.files import replacing
 
 # In a file: it holds what was trained, and buffers; the checksum of what it lacks.
@@ -71,6 +71,8 @@ class Checkpointer(DetectionCheckpointer):
             model that has the rest, of which a checksum is saved.
         other_classes: the model is one of other classes than the files that it starts from: of
             other projects' files too, tensors of another size may start fresh.
+        other_model: it starts from a whole model of another kind too: of other projects' files
+            what does not fit, or is lacking, starts fresh; the ViT-Adapter must fit.
         **checkpointables: objects with a ``state_dict`` that are saved and loaded with the model.
 
     Attributes:
@@ -87,11 +89,13 @@ class Checkpointer(DetectionCheckpointer):
         save_to_disk: bool | None = None,
         trained_only: bool = False,
         other_classes: bool = False,
+        other_model: bool = False,
         **checkpointables: Any,
     ) -> None:
         super().__init__(_bare(model), save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.trained_only = trained_only
         self.other_classes = other_classes
+        self.other_model = other_model
         self.report: Report | None = None
         self.untouched: list[str] = []
         self.is_partial = False
@@ -214,11 +218,15 @@ class Checkpointer(DetectionCheckpointer):
         state_dict = state_dict_of(content, filename)
         # The names of a part, such as a head alone, may look like another project's.
         if _FLAG not in content and kind_for(state_dict, self.model) != OWN:
-            conversion = convert_checkpoint(
-                state_dict, self.model, allow_partial=self.other_classes
-            )
+            is_partial_fine = self.other_classes or self.other_model
+            try:
+                conversion = convert_checkpoint(
+                    state_dict, self.model, allow_partial=is_partial_fine
+                )
+            except ValueError as error:  # it knows no file name
+                raise ValueError(f"{filename} cannot be used: {error}") from error
             self.report = conversion.report
-            if self.report.missing:
+            if self._lacks(self.report):
                 raise ValueError(f"{filename} and the model do not agree: {self.report.problems()}")
             return {"model": conversion.state_dict}
         placed = move_adapter(state_dict, self.model)
@@ -230,6 +238,13 @@ class Checkpointer(DetectionCheckpointer):
         extras = content if "model" in content else {}
         return {**extras, "model": placed}
 
+    def _lacks(self, report: Report) -> bool:
+        """Whether a converted file has too little to start from."""
+        if not self.other_model:
+            return bool(report.missing)
+        places = adapter_places(self.model)
+        return any(name.startswith(places) for name in [*report.missing, *report.misfits])
+
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         parameters = [name for name, _ in self.model.named_parameters()]
         if self.report is not None:
@@ -239,6 +254,9 @@ class Checkpointer(DetectionCheckpointer):
             for line in self.report.lines():
                 self.logger.info("%s", line)
             self._tell_fresh(self.report.misfits)
+            if lacking := self.report.missing:
+                told = len(lacking), some(lacking)
+                self.logger.warning("%d tensors that the file lacks start fresh: %s", *told)
             return None
         self.is_partial = _FLAG in checkpoint
         checksum = checkpoint.pop(_FLAG, None)
