@@ -83,18 +83,11 @@ def draw(records: Sequence[dict[str, Any]], name: str, count: int, seed: int, fo
     print(f"{written} images drawn in {folder}")
 
 
-def main() -> int:
+def main(args: argparse.Namespace) -> int:
     """Returns the exit status."""
-    args = parse_arguments()
-    if args.root is not None:  # read when the data sets are registered, by the imports below
-        os.environ["DETECTRON2_DATASETS"] = args.root
     from vitadapter_d2.data.check_dataset import check_dataset
 
-    try:
-        report = check_dataset(args.name, args.images, args.workers, "reading", args.seed)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    report = check_dataset(args.name, args.images, args.workers, "reading", args.seed)
     print(f"{args.name}: {report.images} images, {report.annotations} annotations")
     if report.class_counts:
         print(class_table(report))
@@ -109,4 +102,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    arguments = parse_arguments()
+    if arguments.root is not None:  # read when the data sets are registered, by this import
+        os.environ["DETECTRON2_DATASETS"] = arguments.root
+    from vitadapter_d2.engine.errors import exit_status
+
+    sys.exit(exit_status(lambda: main(arguments)))

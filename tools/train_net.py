@@ -17,7 +17,6 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
-from vitadapter_d2 import compat
 from vitadapter_d2.data.own import OwnData
 from vitadapter_d2.engine.calls import instantiate
 from vitadapter_d2.engine.config import find_config, load_config
@@ -61,7 +60,7 @@ def evaluate(cfg: DictConfig, own: OwnData | None) -> Results:
         load_trained(model, weights, start=start, use_averages=uses_averages(cfg))
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"--eval-only evaluates train.init_checkpoint=FILE: {error}") from error
-    return do_test(cfg, compat.create_ddp_model(model, **cfg.train.ddp))
+    return do_test(cfg, model)
 
 
 def main(args: Namespace) -> None:
@@ -75,7 +74,7 @@ def main(args: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = default_argument_parser()
+    parser = default_argument_parser(epilog=__doc__)  # its own epilog is of other configs
     add_own_data_flags(parser)
     args = parser.parse_args()
     if not args.config_file:

@@ -1,10 +1,10 @@
 """Published configurations by name."""
 
-from detectron2.config import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
+from vitadapter_d2.engine.calls import instantiate
 from vitadapter_d2.engine.config import load_config, zoo_names
 from vitadapter_d2.engine.own_classes import set_num_classes
 

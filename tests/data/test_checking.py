@@ -178,3 +178,21 @@ def test_nothing_is_changed():
 def test_ranges_are_short():
     assert ranges([5, 1, 2, 3]) == "1 to 3, 5"
     assert ranges(["b", "a"]) == "'a', 'b'"
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", [1], {}, float("inf"), True, "MISSING"])
+@pytest.mark.parametrize("make", [coco, panoptic])
+def test_no_content_whatever_stops_the_check(make, value):
+    check = check_coco if make is coco else check_panoptic
+    for part in make():
+        for place in [(part,), (part, 0), *((part, 0, key) for key in make()[part][0])]:
+            content = make()
+            *path, last = place
+            inner = content
+            for step in path:
+                inner = inner[step]
+            if value == "MISSING":
+                del inner[last]
+            else:
+                inner[last] = value
+            assert all(str(finding) for finding in check(content))

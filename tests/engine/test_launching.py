@@ -13,6 +13,7 @@ import torch
 from detectron2.utils import comm
 from omegaconf import OmegaConf
 from torch import distributed
+from torch.multiprocessing import get_start_method
 
 from vitadapter_d2.engine.errors import ConfigError
 from vitadapter_d2.engine.launching import launch
@@ -104,6 +105,7 @@ def groups(args):
         "local_size": comm.get_local_size(),
         "gathered": comm.all_gather(comm.get_rank()),
         "backend": distributed.get_backend(),
+        "start_method": get_start_method(),
     }
     Path(args.output_dir, f"{comm.get_rank()}.txt").write_text(repr(told))
     comm.synchronize()
@@ -119,6 +121,7 @@ def test_spawned_processes_know_each_other_and_tell_an_error_once(tmp_path, no_g
             "local_size": 2,
             "gathered": [0, 1],
             "backend": "gloo",
+            "start_method": get_start_method(),  # not the one that starts themselves
         }
     told = capfd.readouterr().err
     assert "2 processes on this machine share" in told
@@ -150,6 +153,17 @@ def test_a_process_that_lost_another_one_says_so(tmp_path, no_gpu, capfd):
     told = capfd.readouterr().err
     assert "process 0 has lost another one, which died or does not answer (" in told
     assert "--resume continues from the newest checkpoint" in told and "Traceback" not in told
+
+
+def press_ctrl_c(args):
+    os.kill(os.getpid(), signal.SIGINT)
+    comm.synchronize()
+
+
+def test_ctrl_c_is_one_sentence(tmp_path, no_gpu, capfd):
+    assert launch(press_ctrl_c, flags(output_dir=str(tmp_path), num_gpus=1), read) == 130
+    told = capfd.readouterr().err
+    assert told == "interrupted; --resume continues from the newest checkpoint\n"
 
 
 def mistake(args):

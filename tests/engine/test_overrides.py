@@ -237,6 +237,14 @@ def test_only_errors_of_the_user_become_a_sentence(capsys):
     assert told(KeyError("x")) is None
 
 
+def test_ctrl_c_is_one_word_and_the_shells_status(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    assert exit_status(interrupted) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 class Narrow(nn.Module):
     """Refuses widths above 3; passes the rest on."""
 

@@ -234,7 +234,7 @@ def test_boxes_alone_make_mask_rcnn_a_faster_rcnn(tool, folders, tmp_path):
         (
             "mask_rcnn",
             "labels",
-            r"has label maps, .* from objects; configs that fit: ade20k/upernet",
+            r"has label maps, .* from objects; configs that fit: shapes/upernet",
         ),
         ("htcpp", "masks", "HTC learns from label maps beside the objects"),
     ],

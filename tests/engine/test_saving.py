@@ -6,7 +6,12 @@ from detectron2.engine import TrainerBase
 from torch import nn
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
-from vitadapter_d2.engine.saving import PeriodicCheckpointer, drop_repeated
+from vitadapter_d2.engine.saving import (
+    PeriodicCheckpointer,
+    drop_repeated,
+    newest_aside,
+    set_aside,
+)
 
 
 class Runner(TrainerBase):
@@ -76,3 +81,15 @@ def test_what_is_recorded_again_is_dropped(tmp_path):
     assert drop_repeated(path, 1)
     assert path.read_text() == '{"iteration": 0, "loss": 0.0}\n'
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_run_in_the_folder_of_another_is_not_taken_for_it(tmp_path):
+    set_aside(tmp_path)
+    assert newest_aside(tmp_path) is None
+    for number in range(1, 12):
+        Runner(tmp_path).train(0, 1)
+        (tmp_path / "metrics.json").write_text(str(number))
+        set_aside(tmp_path)
+        assert not Runner(tmp_path).checkpointer.has_checkpoint()
+        assert (tmp_path / f"metrics_{number}.json").read_text() == str(number)
+    assert newest_aside(tmp_path) == tmp_path / "last_checkpoint_11"

@@ -1,5 +1,6 @@
 """summary.md, and the best checkpoint that it names."""
 
+import json
 import logging
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.engine import summary as summary_module
 from vitadapter_d2.engine import train as train_module
 from vitadapter_d2.engine.best import BestCheckpointer
+from vitadapter_d2.engine.config import load_config
 from vitadapter_d2.engine.ema import ModelEma
 from vitadapter_d2.engine.flat_config import flat_config
 from vitadapter_d2.engine.hardware import hardware
@@ -86,14 +88,40 @@ def test_a_run_that_ended_early_says_how(config, monkeypatch, error, state):
             raise error
         step(self)
 
-    config.train.max_iter = 3  # Detectron2 still evaluates after a failure in the last iteration
+    config.train.max_iter = 2  # the last iteration, too, is one that failed
     monkeypatch.setattr(Trainer, "run_step", run_step)
     with pytest.raises(type(error)):
         do_train(config)
     text = read(config)
-    assert f"- state: {state}\n- iterations: 1 of 3; this run began at 0\n" in text
+    assert f"- state: {state}\n- iterations: 1 of 2; this run began at 0\n" in text
     assert "None: nothing was evaluated." in text
     assert "--eval-only" not in text  # nothing was saved
+
+
+def test_an_evaluation_of_a_finished_run_is_told_and_on_record(config):
+    config.train.best_metric = "auto"
+    do_train(config)
+    output = Path(config.train.output_dir)
+    recorded = [json.loads(line) for line in (output / "metrics.json").open()]
+    (output / "summary.md").unlink()
+    for max_iter in (2, 1):  # the second: fewer than are done
+        config.train.max_iter = max_iter
+        results = do_train(config, resume=True)
+        text = read(config)
+        assert f"- state: finished\n- iterations: {max_iter} of {max_iter}; this run" in text
+        assert results["sem_seg"]["mIoU"] == recorded[-1]["sem_seg/mIoU"]
+        assert f"train.init_checkpoint={output / 'model_best.pth'}" in text
+        again = [json.loads(line) for line in (output / "metrics.json").open()]
+        assert [line["iteration"] for line in again] == [0, 1, max_iter]
+        assert again[-1]["sem_seg/mIoU"] == results["sem_seg"]["mIoU"]
+
+
+def test_the_best_of_another_run_is_not_what_is_evaluated(config):
+    output = Path(config.train.output_dir)
+    output.mkdir()
+    (output / "model_best.pth").touch()
+    do_train(config)
+    assert f"train.init_checkpoint={output / 'model_final.pth'}" in read(config)
 
 
 def test_a_failed_evaluation_is_a_failed_run(config, monkeypatch):
@@ -132,6 +160,16 @@ def test_a_full_disk_does_not_end_the_training(config, monkeypatch, caplog):
     assert "summary.md is not up to date: [Errno 28]" in caplog.text
 
 
+@pytest.mark.parametrize("folder", ["with a space", "lr=1,(2)"])
+def test_the_command_evaluates_whatever_the_folder_is_called(folder, tmp_path):
+    cfg = load_config(BASE)
+    cfg.train.output_dir = str(tmp_path / folder)
+    cfg.train.source.command = ["tools/train_net.py", "--config-file", BASE]
+    checkpoint = tmp_path / folder / "model_final.pth"
+    overrides = shlex.split(summary_module._evaluation(cfg, checkpoint))[-2:]
+    assert load_config(BASE, overrides).train.init_checkpoint == str(checkpoint)
+
+
 def test_differences_are_changed_added_and_removed_fields():
     base = {"a": 1, "b": None, "c": 3, "train.output_dir": "x"}
     config = {"a": 1, "b": 2, "d": "|", "train.output_dir": "y", "train.source.command": "z"}
@@ -164,13 +202,13 @@ class Run:
 
     iter, max_iter = -1, 100
 
-    def __init__(self, folder, metric, ema=None, state=None):
+    def __init__(self, folder, metric, ema=None, start_iter=0):
+        self.start_iter = start_iter
         self.model = nn.Linear(1, 1)
         checkpointer = Checkpointer(self.model, str(folder), **({"ema": ema} if ema else {}))
         self.best = BestCheckpointer(1, checkpointer, metric)
         self.best.trainer = self
-        if state:
-            self.best.load_state_dict(state)
+        self.best.before_train()
         self.storage = EventStorage(0)
 
     def evaluate(self, value, name="sem_seg/mIoU"):
@@ -199,12 +237,23 @@ def test_the_best_is_kept_and_is_not_what_a_run_continues_from(tmp_path):
 def test_a_resumed_run_does_not_replace_the_best_by_a_worse(tmp_path):
     run = Run(tmp_path, "auto")
     run.evaluate(3.0)
-    resumed = Run(tmp_path, "auto", state=run.best.state_dict())
+    resumed = Run(tmp_path, "auto", start_iter=1)
     resumed.evaluate(2.0)
     assert kept(tmp_path) == 3.0
-    other = Run(tmp_path, "bbox/AP", state=run.best.state_dict())
+    assert resumed.best.metric == "sem_seg/mIoU"
+    other = Run(tmp_path, "bbox/AP", start_iter=1)
     other.evaluate(1.0, "bbox/AP")
     assert kept(tmp_path) == 1.0
+
+
+def test_a_new_run_and_one_whose_best_is_damaged_start_without_a_best(tmp_path, caplog):
+    Run(tmp_path, "auto").evaluate(3.0)
+    Run(tmp_path, "auto").evaluate(2.0)
+    assert kept(tmp_path) == 2.0
+    (tmp_path / "model_best.pth").write_bytes(b"PK")
+    Run(tmp_path, "auto", start_iter=1).evaluate(1.0)
+    assert kept(tmp_path) == 1.0
+    assert "The next evaluation counts as the best: " in caplog.text
 
 
 def test_the_metric_may_be_named_and_the_averages_are_kept_too(tmp_path):
@@ -214,7 +263,7 @@ def test_the_metric_may_be_named_and_the_averages_are_kept_too(tmp_path):
     assert not (tmp_path / "model_best.pth").exists()
     run.evaluate(1.0, "segm/APs")
     saved = torch.load(tmp_path / "model_best.pth", weights_only=True)
-    assert sorted(saved) == ["ema", "iteration", "model"]
+    assert sorted(saved) == ["best", "ema", "iteration", "model"]
 
 
 def test_a_best_that_cannot_be_written_is_not_the_best(tmp_path, monkeypatch, caplog):

@@ -48,12 +48,6 @@ def test_resume_continues_after_the_last_checkpoint(tiny_config):
     assert trained_iterations(tiny_config) == [0, 1, 2]
 
 
-def test_a_finished_run_is_only_evaluated(tiny_config):
-    trained = do_train(tiny_config)
-    resumed = do_train(tiny_config, resume=True)
-    assert summary_line(resumed) == summary_line(trained)
-
-
 def test_a_wrong_test_is_told_before_the_first_iteration(tiny_config):
     cfg = LazyConfig.apply_overrides(tiny_config, ["test.mode=slide"])
     with pytest.raises(ValueError, match="test must be a call"):

@@ -59,6 +59,6 @@ def test_what_is_wrong_gives_status_1(tiny_root, tmp_path):
 def test_wrong_arguments_are_told_in_one_line(check):
     status, out, err = check("shapes_vol")
     assert (status, out) == (1, "")
-    assert err.startswith("error: no data set is registered as 'shapes_vol'; the nearest names are")
+    assert err.startswith("no data set is registered as 'shapes_vol'; the nearest names are")
     assert "shapes_val" in err
     assert check("shapes_val", "--images", "-1")[0] == 2

@@ -64,12 +64,25 @@ def told(monkeypatch, capsys, tmp_path, tiny_root):
             ["--num-gpus", 2],
             "dataloader.train.total_batch_size=3 cannot be shared by 2 processes",
         ),
+        (
+            ["dataloader.train.total_batch_size=4", "train.accumulate=3"],
+            [],
+            "must be a multiple of their number times train.accumulate=3",
+        ),
+        (["train.log_period=0"], [], "train.log_period must be a whole number of at least 1, got"),
+        (["train.max_iter=1e3"], [], "train.max_iter must be a whole number of at least 1, got 10"),
         ([], ["--num-gpus", 0], "--num-gpus and --num-machines must be at least 1"),
         ([], ["--num-machines", 2], "--num-machines 2 needs --dist-url tcp://HOST:PORT"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_built(told, overrides, flags, sentence):
     assert sentence in told(*overrides, flags=flags)
+
+
+def test_a_resume_that_would_start_anew_beside_an_older_run_is_refused(told, tmp_path):
+    (tmp_path / "last_checkpoint_2").write_text("model_final.pth")
+    text = told(f"train.output_dir={tmp_path}", flags=["--resume"])
+    assert "has no checkpoint; last_checkpoint_2 is of the one before" in text
 
 
 def test_gpus_that_are_not_there_are_not_replaced_by_the_cpu_without_a_word(told, monkeypatch):

@@ -10,7 +10,9 @@ from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from own_folders import as_boxes, coco, label_maps, make_shapes, roboflow
 
+from vitadapter_d2.data.own import OwnSource
 from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.own_data import apply_own_data, find_own_data
 from vitadapter_d2.engine.visualize import as_record, draw_samples
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "visualize_data.py"
@@ -109,3 +111,15 @@ def test_what_is_wrong_is_one_sentence(flags, message, visualize, tiny_root, mon
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert message in line
     assert not list(output.glob("*.png"))
+
+
+def test_a_damaged_image_is_named_or_skipped(shapes, tmp_path):
+    folder = roboflow(shapes, tmp_path / "mine")
+    cfg = load_config("shapes/mask_rcnn_vit_adapter_shapes", [f"train.output_dir={tmp_path}"])
+    apply_own_data(cfg, find_own_data(cfg, OwnSource(folder)))
+    image = sorted((folder / "train").glob("*.png"))[0]
+    image.write_bytes(image.read_bytes()[:500])  # its header is whole
+    with pytest.raises(ValueError, match=f"damaged image .*{image.name}"):
+        draw_samples(cfg, tmp_path / "drawn", 3)
+    cfg.dataloader.train.on_error = "skip"
+    assert len(draw_samples(cfg, tmp_path / "drawn", 3)) == 2

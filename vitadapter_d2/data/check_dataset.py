@@ -144,15 +144,18 @@ def _read_annotations(metadata: Metadata, found: Findings) -> _Annotations:
         if (file_name := _file_name(image)) is not None
     ]
     total = len(content.get("annotations", []))
-    return _Annotations(findings, count_classes(content) if total else {}, total, files)
+    can_count = total and not any(finding.is_fatal for finding in findings)
+    return _Annotations(findings, count_classes(content) if can_count else {}, total, files)
 
 
-def _file_name(image: Record) -> str | None:
+def _file_name(image: Any) -> str | None:
     """The path below the image root; LVIS gives the address of the image in COCO instead."""
-    if "file_name" in image:
-        return image["file_name"]
-    url = image.get("coco_url")
-    return None if url is None else "/".join(url.split("/")[-2:])
+    if not isinstance(image, dict):
+        return None
+    name, url = image.get("file_name"), image.get("coco_url")
+    if isinstance(name, str):
+        return name
+    return "/".join(url.split("/")[-2:]) if isinstance(url, str) else None
 
 
 def _load(name: str, found: Findings) -> list[Record]:

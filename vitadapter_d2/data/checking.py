@@ -15,6 +15,13 @@ from pycocotools import mask as coco_mask
 
 Json = dict[str, Any]
 _EXAMPLES = 5
+EMPTY_MASK = "mask without a pixel"
+# What entries may be found by.
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("id", "image_id", "category_id", "name"), int | float | str),
+    "file_name": str,
+    "segments_info": list,
+}
 _TOLERANCE_PIXELS = 1.0  # published boxes end up to one pixel outside of their images
 
 
@@ -80,7 +87,7 @@ def check_coco(content: Any, needs_file_names: bool = True) -> list[Finding]:
         The errors and, with ``is_error=False``, what is legal but good to know: images without
         annotation, crowds, classes without annotation, annotations of images that are not listed.
     """
-    findings = check_parts(content, ("images", "categories"))
+    findings = check_parts(content, ("images", "categories"), ("annotations",))
     if findings:
         return findings
     found = Findings()
@@ -96,7 +103,11 @@ def check_coco(content: Any, needs_file_names: bool = True) -> list[Finding]:
     _check_images(found, images)
     check_categories(found, categories)
     _check_references(found, annotations, images, categories)
-    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+    sizes = {
+        image["id"]: (image["height"], image["width"])
+        for image in images
+        if _is_size(image["height"], image["width"])
+    }
     has_masks = any(annotation.get("segmentation") for annotation in annotations)
     for annotation in annotations:
         size = sizes.get(annotation["image_id"])
@@ -129,12 +140,13 @@ def duplicates(values: Iterable[Any]) -> dict[Any, int]:
     return {value: count for value, count in Counter(values).items() if count > 1}
 
 
-def check_parts(content: Any, parts: Sequence[str]) -> list[Finding]:
+def check_parts(content: Any, parts: Sequence[str], optional: Sequence[str] = ()) -> list[Finding]:
     """Return what is fatally wrong with the outermost structure: the lists that must be there."""
     if not isinstance(content, dict):
         kind = f"file that holds a {type(content).__name__}, not an object with {list(parts)}"
         return [Finding(kind, 1, is_fatal=True)]
-    missing = [f"{part!r}" for part in parts if not isinstance(content.get(part), list)]
+    needed = [*parts, *(part for part in optional if part in content)]
+    missing = [f"{part!r}" for part in needed if not isinstance(content.get(part), list)]
     if missing:
         return [Finding("missing list of the file", len(missing), tuple(missing), is_fatal=True)]
     return []
@@ -143,17 +155,24 @@ def check_parts(content: Any, parts: Sequence[str]) -> list[Finding]:
 def with_keys(
     found: Findings, what: str, entries: Sequence[Any], keys: Sequence[str]
 ) -> list[Json]:
-    """Return the entries that have all the keys, and note those that lack one."""
+    """Return the entries that have all the keys, and note those that lack one or misuse it."""
     complete = []
     for place, entry in enumerate(entries):
-        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-        if not missing:
+        problem = _problem_with_keys(entry, keys)
+        if problem is None:
             complete.append(entry)
             continue
         number = entry.get("id") if isinstance(entry, dict) else None
         name = f"{what} {number}" if number is not None else f"{what} number {place} of the list"
-        found.add(f"{what} without {', '.join(missing)}", [name], is_fatal=True)
+        found.add(f"{what} {problem}", [name], is_fatal=True)
     return complete
+
+
+def _problem_with_keys(entry: Any, keys: Sequence[str]) -> str | None:
+    if missing := [key for key in keys if not isinstance(entry, dict) or key not in entry]:
+        return f"without {', '.join(missing)}"
+    wrong = [key for key in keys if not isinstance(entry[key], _TYPES.get(key, object))]
+    return f"with a wrong {', '.join(wrong)}" if wrong else None
 
 
 def _check_images(found: Findings, images: Sequence[Json]) -> None:
@@ -250,10 +269,11 @@ def _mask_problems(segmentation: Any, size: tuple[int, int] | None) -> list[str]
     if not segmentation:
         return ["annotation without segmentation in a file that has them"]
     if isinstance(segmentation, dict):
-        return _run_length_problems(segmentation, size)
+        problem = run_length_problem(segmentation, size)
+        return [problem] if problem else []
     if not isinstance(segmentation, list) or not all(isinstance(p, list) for p in segmentation):
         return ["segmentation that is neither polygons nor a run-length code"]
-    valid = [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    valid = list(filter(is_polygon, segmentation))
     if not valid:
         return ["segmentation without a polygon of three points"]
     if len(valid) < len(segmentation):
@@ -261,20 +281,30 @@ def _mask_problems(segmentation: Any, size: tuple[int, int] | None) -> list[str]
     return []
 
 
-def _run_length_problems(code: Mapping[str, Any], size: tuple[int, int] | None) -> list[str]:
-    if not {"size", "counts"} <= set(code):
-        return ["run-length code without size or counts"]
-    if size is not None and list(code["size"]) != list(size):
-        return ["run-length code of another size than its image"]
-    counts = code["counts"]
-    if isinstance(counts, list):
-        is_whole = sum(counts) == math.prod(code["size"])
-        area = sum(counts[1::2])
-    else:
-        is_whole, area = True, int(coco_mask.area(dict(code)))
-    if not is_whole:
-        return ["run-length code that does not fill its image"]
-    return [] if area else ["mask without a pixel"]
+def is_polygon(points: Sequence[Any]) -> bool:
+    """Whether a list x, y, x, y, ... has three points or more."""
+    return len(points) >= 6 and len(points) % 2 == 0
+
+
+def run_length_problem(code: Mapping[str, Any], size: tuple[int, int] | None) -> str | None:
+    """Return what is wrong with a run-length code, ``EMPTY_MASK`` being one of the answers.
+
+    Args:
+        code: with ``size`` and ``counts``, which may be compressed.
+        size: height and width of the image, if it is known.
+    """
+    told, counts = code.get("size"), code.get("counts")
+    if not (isinstance(told, list | tuple) and isinstance(counts, list | str)):
+        return "run-length code without size or counts"
+    if size is not None and list(told) != list(size):
+        return "run-length code of another size than its image"
+    if isinstance(counts, str):
+        return None if coco_mask.area(dict(code)) else EMPTY_MASK
+    if not all(isinstance(length, int) and length >= 0 for length in counts):
+        return "run-length code with counts that are not whole numbers"
+    if sum(counts) != math.prod(told):
+        return "run-length code that does not fill its image"
+    return None if sum(counts[1::2]) else EMPTY_MASK
 
 
 def _note_what_is_legal(

@@ -24,7 +24,7 @@ def check_panoptic(content: Any) -> list[Finding]:
     Returns:
         The errors and, with ``is_error=False``, what is legal but good to know.
     """
-    findings = check_parts(content, ("images", "annotations"))
+    findings = check_parts(content, ("images", "annotations"), ("categories",))
     if findings:
         return findings
     found = Findings()

@@ -9,14 +9,14 @@ from pycocotools import mask as coco_mask
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file in UTF-8, with a byte order mark or without.
 
     Raises:
         FileNotFoundError: if it does not exist.
         ValueError: if it is no JSON file or a damaged one.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} does not exist") from error
     except ValueError as error:  # of the JSON or of its encoding; neither names the file

@@ -244,5 +244,5 @@ def _size_in_file(path: str) -> tuple[int, int]:
     """Width and height of an image as Detectron2 will turn it; (0, 0) if it cannot be read."""
     try:
         return image_size(path)
-    except OSError:  # for the mapper to tell, or to skip
+    except (OSError, ValueError):  # for the mapper to tell, or to skip
         return 0, 0

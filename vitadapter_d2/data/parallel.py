@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
@@ -40,5 +42,7 @@ def _results(function: Callable[[Any], Any], items: Sequence[Any], workers: int)
     # A forked worker does not import torch and Detectron2 anew, which takes longer than the work.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    # Ctrl-C goes to all processes; this one tells it, the workers end with it.
+    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=ignore) as pool:
         yield from pool.map(function, items, chunksize=8)

@@ -146,12 +146,10 @@ def _check_patch(folder: Path, checked: Path, patch: tuple[str, list[Json]]) -> 
 
 def _image_problem(path: Path, image: Json) -> str | None:
     """Compare the size in the file's header, turned as its camera says, with the annotations."""
-    if not path.is_file():
-        return f"{path} does not exist"
     try:
         width, height = image_size(path)
-    except (OSError, SyntaxError, ValueError) as error:
-        return f"{path} cannot be read: {error}"
+    except (OSError, ValueError) as error:
+        return str(error)
     if (width, height) != (image["width"], image["height"]):
         expected = f"{image['width']} x {image['height']}"
         return f"{path} has {width} x {height} pixels, its annotations say {expected}"

@@ -45,11 +45,17 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """Return width and height from an image's header, turned as Detectron2 will turn it.
 
     Raises:
-        OSError: if there is no such file, or it is no image.
+        FileNotFoundError: if it does not exist.
+        ValueError: if it is no image or a damaged one.
     """
-    with Image.open(path) as image:
-        width, height = image.size
-        is_sideways = image.getexif().get(_ORIENTATION_TAG) in _SIDEWAYS
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            is_sideways = image.getexif().get(_ORIENTATION_TAG) in _SIDEWAYS
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the image {path} does not exist") from error
+    except Exception as error:  # Pillow's decoders raise almost anything on a damaged file
+        raise ValueError(f"the image {path} cannot be read: {error}") from error
     return (height, width) if is_sideways else (width, height)
 
 
@@ -66,7 +72,7 @@ def find_problem(record: Record, allow_palette: bool = False) -> Problem | None:
         height, width = detection_utils.read_image(path, format="RGB").shape[:2]
     except FileNotFoundError:
         return Problem("missing image", path)
-    except Exception as error:  # Pillow's decoders raise almost anything on a damaged file
+    except Exception as error:  # as above
         return Problem("damaged image", path, str(error))
     expected = record.get("height", height), record.get("width", width)
     if expected != (height, width):

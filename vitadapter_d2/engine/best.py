@@ -1,11 +1,14 @@
 """Keeping the checkpoint that was evaluated best."""
 
 import logging
+import math
+from pathlib import Path
 from typing import Any
 
 from detectron2.engine import hooks
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
+from vitadapter_d2.checkpoint.reading import CheckpointError, read_file
 from vitadapter_d2.engine.evaluate import HEADLINES
 
 logger = logging.getLogger(__name__)
@@ -15,10 +18,11 @@ AUTO = "auto"
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
-    """Detectron2's hook, resumable, with weights and averages alone in its file.
+    """Detectron2's hook with weights and averages alone in its file, which also says how good.
 
     A resumed training does not take ``model_best.pth`` for its newest checkpoint, and does not
-    replace it by a worse one. Comes after the evaluation, in the main process.
+    replace it by a worse one: what counts is the file, which may be newer than that checkpoint.
+    Comes after the evaluation, in the main process.
 
     Args:
         eval_period: of the evaluation.
@@ -47,27 +51,39 @@ class BestCheckpointer(hooks.BestCheckpointer):
         """The metric's name; :data:`AUTO` until there was an evaluation."""
         return self._val_metric
 
+    def before_train(self) -> None:
+        """Reads how good the best of a resumed run is; another metric's values do not count."""
+        file = Path(self._checkpointer.save_dir, f"{BEST}.pth")
+        if not self.trainer.start_iter or not file.is_file():
+            return
+        try:
+            best = read_file(file).get("best", {})
+        except CheckpointError as error:
+            logger.warning("The next evaluation counts as the best: %s", error)
+            return
+        if best and self.metric in (AUTO, best["metric"]):
+            self._val_metric = best["metric"]
+            self.best_metric, self.best_iter = best["value"], best["iteration"]
+
     def _best_checking(self) -> None:
-        if self._val_metric == AUTO:
-            there = self.trainer.storage.latest()
+        there = self.trainer.storage.latest()
+        if self.metric == AUTO:
             names = [f"{task}/{key}" for task, key, _ in HEADLINES]
             self._val_metric = next((name for name in names if name in there), AUTO)
-        before = self.best_metric, self.best_iter
+        if self.metric not in there:
+            logger.warning("train.best_metric=%s: the evaluation does not give it", self.metric)
+            return
+        value, iteration = there[self.metric]
+        if not math.isfinite(value) or (self.best_metric is not None and value <= self.best_metric):
+            return
+        best = {"metric": self.metric, "value": value, "iteration": iteration}
         try:
-            super()._best_checking()
+            self._checkpointer.save(BEST, iteration=iteration, best=best)
         except OSError as error:
-            self.best_metric, self.best_iter = before
             logger.warning("%s.pth was not written: %s", BEST, error)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best value so far and its iteration."""
-        return {"metric": self.metric, "value": self.best_metric, "iteration": self.best_iter}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`; another metric's values do not count."""
-        if self.metric in (AUTO, state_dict["metric"]):
-            self._val_metric = state_dict["metric"]
-            self.best_metric, self.best_iter = state_dict["value"], state_dict["iteration"]
+            return
+        self.best_metric, self.best_iter = value, iteration
+        logger.info("%s.pth: %s is %.3f, the best so far", BEST, self.metric, value)
 
 
 class _Untagged(Checkpointer):

@@ -3,6 +3,7 @@
 import errno
 import logging
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -93,7 +94,7 @@ def sentences_logged(sentence: Callable[[BaseException], str | None]) -> Iterato
 
 
 def exit_status(main: Callable[[], int | None]) -> int:
-    """Runs a tool; an error that the user can mend is printed as one sentence, and gives 1."""
+    """Runs a tool; an error that the user can mend is one sentence and gives 1, Ctrl-C 130."""
     try:
         return main() or 0
     except Exception as error:
@@ -102,6 +103,9 @@ def exit_status(main: Callable[[], int | None]) -> int:
             raise
         print(sentence, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def nearest(name: str, legal: Iterable[str], count: int = 3) -> list[str]:

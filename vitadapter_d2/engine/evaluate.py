@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
@@ -48,16 +48,19 @@ def do_test(cfg: DictConfig, model: nn.Module) -> Results:
     return results or OrderedDict()
 
 
-def check_test(cfg: DictConfig, model: nn.Module) -> None:
+def check_test(cfg: DictConfig, model: nn.Module) -> Iterable[Any]:
     """Fails as :func:`do_test` would, without running the model.
 
     Training asks first: the first evaluation may be hours away.
+
+    Returns:
+        The loader of what will be evaluated.
 
     Raises:
         FileNotFoundError: the data set to be evaluated is missing.
         ValueError: ``test`` is wrong.
     """
-    instantiate(loader_under_test(cfg, model_under_test(cfg, model)))
+    return instantiate(loader_under_test(cfg, model_under_test(cfg, model)))
 
 
 def model_under_test(cfg: DictConfig, model: nn.Module) -> nn.Module:
@@ -69,11 +72,13 @@ def model_under_test(cfg: DictConfig, model: nn.Module) -> nn.Module:
         model: may be a ``DistributedDataParallel``.
 
     Returns:
-        A module around the same model; the model itself if the config has no ``test``.
+        A module around the bare model; that itself if the config has no ``test``.
 
     Raises:
         ValueError: ``test`` does not say what to call, as after an override of a config without.
     """
+    # In evaluation processes have different numbers of batches, and nothing to exchange.
+    model = model.module if isinstance(model, DistributedDataParallel) else model
     if "test" not in cfg:
         return model
     if "_target_" not in cfg.test:
@@ -82,7 +87,7 @@ def model_under_test(cfg: DictConfig, model: nn.Module) -> nn.Module:
             f"none, only {cfg.test}"
         )
     test = copy.deepcopy(cfg.test)  # the config stays one that can be saved
-    test.model = model.module if isinstance(model, DistributedDataParallel) else model
+    test.model = model
     return instantiate(test)
 
 

@@ -22,7 +22,12 @@ from omegaconf import DictConfig
 from torch import distributed
 from torch.distributed import PrefixStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
-from torch.multiprocessing import ProcessExitedException, spawn
+from torch.multiprocessing import (
+    ProcessExitedException,
+    get_start_method,
+    set_start_method,
+    spawn,
+)
 
 from vitadapter_d2 import compat
 from vitadapter_d2.engine.errors import ConfigError, sentences_logged, told
@@ -119,7 +124,7 @@ def _spawn(job: _Job) -> int:
     # That the others are stopped is part of the sentence.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     try:
-        spawn(_spawned, (job, address), nprocs=args.num_gpus)
+        spawn(_spawned, (job, address, get_start_method()), nprocs=args.num_gpus)
     except ProcessExitedException as error:
         if error.signal_name:
             print(
@@ -159,7 +164,9 @@ def _meeting_point(args: Namespace, timeout: timedelta) -> TCPStore:
         ) from error
 
 
-def _spawned(local_rank: int, job: _Job, address: tuple[str, int]) -> None:
+def _spawned(local_rank: int, job: _Job, address: tuple[str, int], start_method: str) -> None:
+    # Else the data loading processes are spawned too, and each imports everything again.
+    set_start_method(start_method, force=True)
     args = job.args
     place = Place(
         rank=args.machine_rank * args.num_gpus + local_rank,

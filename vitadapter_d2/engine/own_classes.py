@@ -22,11 +22,11 @@ from vitadapter_d2.engine.errors import ConfigError
 
 _ENTRY = "classes"  # in a checkpoint and in ``train`` of a config
 FITTING = {
-    "instances": "coco/mask_rcnn_*, coco/cascade_mask_rcnn_*, coco/atss_*, coco/gfl_*, "
-    "coco/sparse_rcnn_*, coco/dino_*, coco/mask2former_*_coco_instance",
-    "semantic": "ade20k/upernet_*, ade20k/semantic_fpn_*, ade20k/setr_pup_*, "
+    "instances": "shapes/mask_rcnn_*, coco/mask_rcnn_*, coco/cascade_mask_rcnn_*, coco/atss_*, "
+    "coco/gfl_*, coco/sparse_rcnn_*, coco/dino_*, coco/mask2former_*_coco_instance",
+    "semantic": "shapes/upernet_*, ade20k/upernet_*, ade20k/semantic_fpn_*, ade20k/setr_pup_*, "
     "ade20k/mask2former_*_ade20k",
-    "panoptic": "coco/mask2former_*_coco_panoptic, shapes/mask2former_vit_*",
+    "panoptic": "shapes/mask2former_vit_*, coco/mask2former_*_coco_panoptic",
 }
 """Names of the zoo that learn from a kind of annotations."""
 WHAT = {"instances": "objects", "semantic": "label maps", "panoptic": "panoptic segments"}
@@ -219,7 +219,7 @@ def with_classes_of(cfg: DictConfig, weights: str | Path) -> DictConfig:
     """The config with the classes that a checkpoint remembers; the same object if there are none.
 
     Raises:
-        ConfigError: the config's model does not learn from such annotations.
+        ConfigError: the checkpoint is of a model that learns from other annotations.
     """
     classes = classes_of_file(weights)
     if classes is None:
@@ -227,6 +227,11 @@ def with_classes_of(cfg: DictConfig, weights: str | Path) -> DictConfig:
     # After a training the optimizer's config holds the model, which is not to be copied.
     model: Any = OmegaConf.select(cfg, "optimizer.params.model")
     cfg = copy.deepcopy(cfg, {id(model): model} if isinstance(model, nn.Module) else None)
+    if (kind := trained_kind(cfg)) != classes.kind:
+        raise ConfigError(
+            f"{weights} was trained on {WHAT[classes.kind]}, this config learns from {WHAT[kind]}: "
+            "take the config that it was trained with"
+        )
     set_classes(cfg, classes)
     return cfg
 

@@ -16,7 +16,14 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
 from omegaconf import DictConfig, ListConfig
 
-from vitadapter_d2.data.own import KINDS, OwnData, OwnSource, find_places, prepare_own_data
+from vitadapter_d2.data.own import (
+    KINDS,
+    MADE_FOLDER,
+    OwnData,
+    OwnSource,
+    find_places,
+    prepare_own_data,
+)
 from vitadapter_d2.engine.calls import target_of
 from vitadapter_d2.engine.errors import ConfigError
 from vitadapter_d2.engine.own_classes import (
@@ -121,7 +128,7 @@ def find_own_data(cfg: DictConfig, source: OwnSource, *, needs_train: bool = Tru
                     f"configs that fit: {FITTING[other]}"
                 )
     evaluated = {_compared_with(evaluator) for evaluator in _evaluators(cfg)} & {*KINDS}
-    folder = Path(cfg.train.output_dir, "own_data")
+    folder = Path(cfg.train.output_dir, MADE_FOLDER)
     return prepare_own_data(source, kind, folder, needs_train=needs_train, evaluated=evaluated)
 
 

@@ -13,8 +13,19 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vitadapter_d2.data.datasets import datasets_root
 from vitadapter_d2.engine.errors import ConfigError, nearest, told
+from vitadapter_d2.engine.places import restarts
+from vitadapter_d2.engine.saving import NOTE, newest_aside
 from vitadapter_d2.files import replacing
 
+# Whole numbers of a training, and the smallest that they may be.
+_LEAST = {
+    "train.max_iter": 1,
+    "train.log_period": 1,
+    "train.checkpointer.period": 1,
+    "train.checkpointer.max_to_keep": 1,
+    "train.eval_period": 0,
+    "train.accumulate": 1,
+}
 _LOGGED_CONFIG = re.compile(r"Command line arguments: .*?\bconfig_file='([^']*)'")
 
 
@@ -37,6 +48,7 @@ def check_run(cfg: DictConfig, args: Namespace, processes: int, world_size: int)
     check_data(cfg)
     check_weights(cfg, args.resume)
     if not args.eval_only:
+        _check_numbers(cfg)
         _check_batch(cfg, world_size)
     check_output(cfg)
     return [*remarks, *([] if args.eval_only else _earlier_run(cfg, args.resume))]
@@ -191,17 +203,27 @@ def check_output(cfg: DictConfig) -> None:
         ) from error
 
 
+def _check_numbers(cfg: DictConfig) -> None:
+    for key, least in _LEAST.items():
+        value: Any = OmegaConf.select(cfg, key)
+        if value is not None and not (isinstance(value, int) and value >= least):
+            raise ConfigError(f"{key} must be a whole number of at least {least}, got {value!r}")
+
+
 def _check_batch(cfg: DictConfig, world_size: int) -> None:
     batch: Any = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
-    if isinstance(batch, int) and (batch < world_size or batch % world_size):
+    accumulate = cfg.train.get("accumulate", 1)
+    parts = world_size * accumulate
+    if isinstance(batch, int) and (batch < parts or batch % parts):
+        times = f" times train.accumulate={accumulate}" if accumulate > 1 else ""
         raise ConfigError(
             f"dataloader.train.total_batch_size={batch} cannot be shared by {world_size} "
-            "processes: it must be a multiple of their number"
+            f"processes: it must be a multiple of their number{times}"
         )
 
 
 def _last_checkpoint(cfg: DictConfig) -> str:
-    note = Path(cfg.train.output_dir, "last_checkpoint")
+    note = Path(cfg.train.output_dir, NOTE)
     return note.read_text().strip() if note.is_file() else ""
 
 
@@ -209,6 +231,11 @@ def _earlier_run(cfg: DictConfig, resume: bool) -> list[str]:
     """What a run that does not resume would write over, or what one cannot resume."""
     folder, last = Path(cfg.train.output_dir), _last_checkpoint(cfg)
     if resume:
+        if not last and not restarts() and (aside := newest_aside(folder)):
+            raise ConfigError(
+                f"--resume: the last run in {folder} has no checkpoint; {aside.name} is of the one "
+                f"before: renamed to {NOTE} that run is continued, without --resume one starts anew"
+            )
         start = cfg.train.init_checkpoint or "nothing"
         return [] if last else [f"--resume: no checkpoint in {folder} yet, starting from {start}"]
     if not last and not (folder / "metrics.json").is_file():

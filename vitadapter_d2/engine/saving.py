@@ -12,6 +12,9 @@ from vitadapter_d2.files import replacing
 
 logger = logging.getLogger(__name__)
 
+NOTE = "last_checkpoint"  # Detectron2's: its text is the name of the newest
+_OF_A_RUN = (NOTE, "metrics.json")
+
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     """Detectron2's hook for disks that may be full and runs that are resumed.
@@ -50,6 +53,35 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
                 error,
                 self.period,
             )
+
+
+def set_aside(folder: Path) -> None:
+    """Renames what a run would continue from or add to, before another one starts in its folder.
+
+    Else a restart before the first checkpoint would continue the other run.
+    """
+    found = [file for name in _OF_A_RUN if (file := folder / name).is_file()]
+    if not found:
+        return
+    taken = [_number(file) for name in _OF_A_RUN for file in _aside(folder, name)]
+    for file in found:
+        aside = file.with_stem(f"{file.stem}_{max(taken, default=0) + 1}")
+        file.rename(aside)
+        logger.warning("%s is of an earlier run and is %s now.", file, aside.name)
+
+
+def newest_aside(folder: Path) -> Path | None:
+    """The note on the newest checkpoint that :func:`set_aside` renamed last."""
+    return max(_aside(folder, NOTE), key=_number, default=None)
+
+
+def _aside(folder: Path, name: str) -> list[Path]:
+    stem, suffix = Path(name).stem, Path(name).suffix
+    return [file for file in folder.glob(f"{stem}_*{suffix}") if file.stem.split("_")[-1].isdigit()]
+
+
+def _number(file: Path) -> int:
+    return int(file.stem.split("_")[-1])
 
 
 def drop_repeated(path: Path, start_iter: int) -> bool:

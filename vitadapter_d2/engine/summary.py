@@ -1,6 +1,8 @@
 """``summary.md``: what a run was, what it took and what came of it."""
 
+import json
 import logging
+import re
 import shlex
 import sys
 import time
@@ -9,7 +11,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import instantiate
 from detectron2.engine import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
 from omegaconf import DictConfig
@@ -21,6 +22,7 @@ from vitadapter_d2.engine.evaluate import Results, summary_line
 from vitadapter_d2.engine.flat_config import Plain, flat_config
 from vitadapter_d2.engine.hardware import hardware
 from vitadapter_d2.engine.metric_names import is_of_one_class
+from vitadapter_d2.engine.saving import NOTE
 from vitadapter_d2.engine.throughput import peak_memory
 from vitadapter_d2.files import replacing
 
@@ -42,24 +44,30 @@ class Summary(HookBase):
     Args:
         cfg: a LazyConfig; ``train.source`` says which file it was read from, and by what command.
         best: keeps the best checkpoint, if one is kept.
+        test_images: how many are evaluated; None if that is not known.
     """
 
-    def __init__(self, cfg: DictConfig, best: BestCheckpointer | None = None) -> None:
+    def __init__(
+        self,
+        cfg: DictConfig,
+        best: BestCheckpointer | None = None,
+        test_images: int | None = None,
+    ) -> None:
         self.cfg = cfg
         self.best = best
         self.results: Results = {}
         self.done = 0  # iterations
         self.evaluated_after = 0
-        self.images: dict[str, int | None] = {}
+        self.images = {"test": test_images}
         self.differences: str = ""
+        self._start = time.perf_counter()
+        self._started = datetime.now()
 
     def recording(self, evaluate: Callable[[], Results]) -> Callable[[], Results]:
         """An evaluation whose results, or failure, the summary will have."""
 
         def recorded() -> Results:
             self.done = min(self.trainer.iter + 1, self.trainer.max_iter)
-            if "test" not in self.images:
-                self.images["test"] = count_images(instantiate(self.cfg.dataloader.test))
             try:
                 self.results = evaluate()
             except BaseException as error:
@@ -71,9 +79,7 @@ class Summary(HookBase):
         return recorded
 
     def before_train(self) -> None:
-        """Starts the clock."""
-        self._start = time.perf_counter()
-        self._started = datetime.now()
+        """Writes what the run is to be."""
         self.done = self.trainer.start_iter
         self.differences = self._differences()  # now: the base may be edited during the run
         self.images["train"] = count_images(self.trainer.data_loader)
@@ -97,7 +103,7 @@ class Summary(HookBase):
         """Writes the file, as a whole or not at all; a full disk does not end the training."""
         output = Path(self.cfg.train.output_dir)
         sections = {
-            f"Summary of {output.name}": _bullets(self._run(state)),
+            f"Summary of {output.resolve().name}": _bullets(self._run(state)),
             "Results": self._results(),
             "Evaluate again": self._command(),
             "Differences from the base config": self.differences,
@@ -154,8 +160,12 @@ class Summary(HookBase):
 
     def _command(self) -> str:
         output = Path(self.cfg.train.output_dir)
-        last = output / "last_checkpoint"
-        names = [f"{BEST}.pth", *([last.read_text()] if last.is_file() else [])]
+        last = output / NOTE
+        is_best = self.best is not None and self.best.best_metric is not None
+        names = [
+            *([f"{BEST}.pth"] if is_best else []),  # else it is another run's
+            *([last.read_text()] if last.is_file() else []),
+        ]
         checkpoint = next((output / name for name in names if (output / name).is_file()), None)
         command = _evaluation(self.cfg, checkpoint) if checkpoint else None
         return f"```\n{command}\n```" if command else ""
@@ -196,7 +206,10 @@ def _evaluation(cfg: DictConfig, checkpoint: Path) -> str | None:
     """The command that evaluates a checkpoint as this run did."""
     # Elsewhere: the run's own config, log and pictures stay.
     output = Path(cfg.train.output_dir)
-    added = [f"train.init_checkpoint={checkpoint}", f"train.output_dir={output / 'evaluation'}"]
+    added = [
+        f"train.init_checkpoint={_quoted(checkpoint)}",
+        f"train.output_dir={_quoted(output / 'evaluation')}",
+    ]
     if command := list(cfg.train.get("source", {}).get("command", ())):
         script, *arguments = (one for one in command if one != "--resume")
         return shlex.join(["python", script, "--eval-only", *arguments, *added])
@@ -205,6 +218,11 @@ def _evaluation(cfg: DictConfig, checkpoint: Path) -> str | None:
         return None
     tool = "tools/train_net.py"
     return shlex.join(["python", tool, "--config-file", str(config), "--eval-only", *added])
+
+
+def _quoted(path: Path) -> str:
+    """As an override needs it."""
+    return str(path) if re.fullmatch(r"[\w./ -]+", str(path)) else json.dumps(str(path))
 
 
 def _failure(error: BaseException) -> str:

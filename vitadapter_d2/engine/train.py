@@ -21,9 +21,9 @@ from vitadapter_d2.engine.distributed import synchronize_batch_norm
 from vitadapter_d2.engine.ema import EmaHook, build_ema, tested_weights
 from vitadapter_d2.engine.evaluate import Results, check_test, do_test
 from vitadapter_d2.engine.own_classes import remembered_classes
-from vitadapter_d2.engine.saving import PeriodicCheckpointer, drop_repeated
+from vitadapter_d2.engine.saving import PeriodicCheckpointer, drop_repeated, set_aside
 from vitadapter_d2.engine.sharding import shard_if_asked, shard_loaded_state, whole_weights
-from vitadapter_d2.engine.summary import Summary
+from vitadapter_d2.engine.summary import Summary, count_images
 from vitadapter_d2.engine.throughput import Throughput
 from vitadapter_d2.engine.trainer import Trainer
 from vitadapter_d2.engine.writers import Writers
@@ -51,7 +51,7 @@ def do_train(cfg: DictConfig, resume: bool = False) -> Results:
     seed = _seed(cfg)
     seed_everything(seed)
     model = synchronize_batch_norm(instantiate(cfg.model).to(cfg.train.device))
-    check_test(cfg, model)
+    test_images = count_images(check_test(cfg, model))
     model = shard_if_asked(cfg, model)
     cfg.optimizer.params.model = model
     ema = build_ema(cfg, model)
@@ -74,6 +74,7 @@ def do_train(cfg: DictConfig, resume: bool = False) -> Results:
         cfg.train.output_dir,
         trained_only=cfg.train.get("trained_only", False),
         other_classes=bool(classes),
+        other_model="load_from" in cfg.get("zoo", {}),  # of other classes, as published
         **parts,
     )
     results: Results = OrderedDict()
@@ -84,13 +85,12 @@ def do_train(cfg: DictConfig, resume: bool = False) -> Results:
             results = do_test(cfg, trainer.model)
         return results
 
-    trainer.register_hooks(_hooks(cfg, checkpointer, evaluate))
+    trainer.register_hooks(_hooks(cfg, checkpointer, evaluate, test_images))
     start_iter = _start(cfg, trainer, checkpointer, resume)
     if start_iter >= cfg.train.max_iter:
         logger.info("All %d iterations are done; evaluating.", cfg.train.max_iter)
-        return evaluate()
     trainer.data_loader = build_loader(cfg, trainer.seed)
-    trainer.train(start_iter, cfg.train.max_iter)
+    trainer.train(min(start_iter, cfg.train.max_iter), cfg.train.max_iter)
     return results
 
 
@@ -132,6 +132,8 @@ def _start(cfg: DictConfig, trainer: Trainer, checkpointer: Checkpointer, resume
     output = Path(cfg.train.output_dir)
     if comm.is_main_process():
         remove_partial_files(output)
+        if not resume:
+            set_aside(output)
     trainer.iter = -1  # none is done
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start_iter = trainer.iter + 1
@@ -150,7 +152,10 @@ def _start(cfg: DictConfig, trainer: Trainer, checkpointer: Checkpointer, resume
 
 
 def _hooks(
-    cfg: DictConfig, checkpointer: Checkpointer, evaluate: Callable[[], Results]
+    cfg: DictConfig,
+    checkpointer: Checkpointer,
+    evaluate: Callable[[], Results],
+    test_images: int | None,
 ) -> list[HookBase]:
     """In the order in which they run."""
     train, ema = cfg.train, checkpointer.checkpointables.get("ema")
@@ -169,7 +174,7 @@ def _hooks(
         ]
     metric = train.get("best_metric", "")
     best = BestCheckpointer(train.eval_period, checkpointer, metric) if metric else None
-    summary = Summary(cfg, best)
+    summary = Summary(cfg, best, test_images)
     return [
         *first,
         Throughput(cfg.dataloader.train.get("total_batch_size", 1), train.log_period),

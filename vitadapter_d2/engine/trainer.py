@@ -22,8 +22,8 @@ from vitadapter_d2.engine.finite import StepReport, check_finite, describe
 
 logger = logging.getLogger(__name__)
 
-# What belongs to an evaluation, in its order.
-_EVALUATING = hooks.EvalHook | hooks.BestCheckpointer | hooks.PeriodicWriter
+# Hooks that end a training with an evaluation.
+_EVALUATING = hooks.EvalHook | hooks.BestCheckpointer
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _WINDOW = 20  # iterations over which the writers take the median
@@ -57,6 +57,9 @@ class Trainer(SimpleTrainer):
         redoes_last: whether :meth:`train` first does what the process before was ended in: the
             evaluation and the record of the iteration that its last checkpoint is of.
     """
+
+    iter: int
+    _hooks: list[HookBase]
 
     def __init__(
         self,
@@ -194,6 +197,9 @@ class Trainer(SimpleTrainer):
 
     def before_train(self) -> None:
         """Goes back to where the checkpoint was saved: what was recorded, what was left to do."""
+        if self.start_iter >= self.max_iter:
+            self.iter -= 1  # Detectron2 counts one where there is none left to run
+        start = self.iter
         super().before_train()
         for name, values in self._history.items():
             for value, self.storage.iter in values:
@@ -204,7 +210,14 @@ class Trainer(SimpleTrainer):
                 hook.after_step()
         else:
             self.storage.latest().clear()  # that iteration is on record
-        self.iter = self.storage.iter = self.start_iter
+        self.iter, self.storage.iter = start, self.start_iter
+
+    def after_train(self) -> None:
+        """Ends the hooks; without an evaluation if the training was ended early."""
+        if self.iter < self.max_iter:
+            # These take an error in the last iteration for the end.
+            self._hooks = [hook for hook in self._hooks if not isinstance(hook, _EVALUATING)]
+        super().after_train()
 
     def _hooks_behind_saving(self) -> list[HookBase]:
         """Evaluation and what follows it; in the other processes, evaluation."""

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.config import instantiate
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode, Instances
 from omegaconf import DictConfig
 
 from vitadapter_d2.data.coco_format import encode_mask
+from vitadapter_d2.data.reading import Tolerant
 from vitadapter_d2.data.seeding import seed_everything
+from vitadapter_d2.engine.calls import instantiate
 from vitadapter_d2.engine.errors import ConfigError
 from vitadapter_d2.files import write_image
 from vitadapter_d2.inference.drawing import draw_annotation, side_by_side, stack
@@ -44,7 +45,8 @@ def draw_samples(
     if count < 1:
         raise ConfigError(f"the number of samples must be at least 1, got {count}")
     loader = cfg.dataloader.train
-    records, mapper = list(instantiate(loader.dataset)), instantiate(loader.mapper)
+    records = list(instantiate(loader.dataset))
+    mapper = Tolerant(instantiate(loader.mapper), loader.get("on_error", "raise"))
     names = loader.dataset.get("names")
     metadata = MetadataCatalog.get(names if isinstance(names, str) else names[0])
     seed_everything(seed)

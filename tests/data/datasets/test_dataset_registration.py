@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from vitadapter_d2.data.datasets.registration import (
     load_panoptic_records,
     register_once,
 )
+from vitadapter_d2.data.datasets.shapes import SHAPES_CATEGORIES
 
 PANOPTIC_COUNTS = [  # name, thing names, all names, thing ids
     ("shapes_train_panoptic", 8, 12, 8),
@@ -147,3 +149,12 @@ def test_an_unknown_category_is_named(tiny_root):
     paths = PanopticPaths("", str(annotations / "panoptic_val.json"), "", "", "")
     with pytest.raises(ValueError, match="panoptic_val.json has no key, image or category"):
         load_panoptic_records(paths, [Category(1, "plain disc", (0, 0, 0), True)])
+
+
+def test_an_image_id_that_occurs_twice_is_refused(tiny_root, tmp_path):
+    content = json.loads((tiny_root / "annotations" / "panoptic_val.json").read_text())
+    content["images"][1]["id"] = content["annotations"][1]["image_id"] = content["images"][0]["id"]
+    path = tmp_path / "panoptic.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="panoptic.json cannot be used: 1 x image id that occurs"):
+        load_panoptic_records(PanopticPaths("", str(path), "", "", ""), SHAPES_CATEGORIES)

@@ -47,6 +47,7 @@ def test_names_are_one_clean_line():
     assert clean_name(" traffic\n\x1b[31mlight\t") == "traffic [31mlight"
     assert clean_name("Straße 猫") == "Straße 猫"
     assert clean_name(7) == "7"
+    assert clean_name("${price") == clean_name("$ {price") == "$ {price"  # no reference in a config
     assert clean_name(r"$\frac$") == r"$\frac$"
 
 

@@ -115,11 +115,18 @@ def test_some_objects_without_mask_make_all_count_as_boxes(folder):
         ({"category_id": "x"}, "annotation 1: invalid literal"),
         ({"category_id": None}, "annotation 1: it has no 'category_id'"),
         ({"bbox": [1, 2, 3]}, "four finite numbers"),
+        ({"bbox": 5}, "four finite numbers.*got 5"),
         ({"bbox": [1, 2, float("nan"), 4]}, "four finite numbers"),
         ({"bbox": None, "segmentation": None}, "neither bbox nor segmentation"),
-        ({"segmentation": {"size": [8, 8], "counts": "x"}}, r"size \[8, 8\], its image has"),
-        ({"segmentation": {"size": [64, 64], "counts": [5, 5]}}, "add up to 10"),
-        ({"segmentation": {"size": [64, 64]}}, "no counts"),
+        (
+            {"segmentation": {"size": [8, 8], "counts": "x"}},
+            r"another size than its image; it has \(height, width\) \[8, 8\], its image \(64, 64\)",
+        ),
+        ({"segmentation": {"size": [64, 64], "counts": [5, 5]}}, "does not fill its image"),
+        ({"segmentation": {"size": [64, 64]}}, "without size or counts"),
+        ({"segmentation": {"size": [64, 64], "counts": [-1, 4097]}}, "not whole numbers"),
+        ({"category_id": float("inf")}, "annotation 1: inf is no whole number"),
+        ({"iscrowd": float("inf")}, "annotation 1: cannot convert float infinity"),
         ({"segmentation": "polygon"}, "must be polygons or run lengths, got 'polygon'"),
     ],
 )
@@ -135,6 +142,7 @@ def test_what_has_no_meaning_is_refused(folder, entries, message):
         ({"bbox": [5, 5, 0, 4]}, "1 objects without area, or outside"),
         ({"bbox": [70, 5, 9, 4]}, "1 objects without area, or outside"),
         ({"segmentation": [[1, 1, 2, 2]]}, "1 objects without a polygon of 3 points"),
+        ({"segmentation": {"size": [64, 64], "counts": [4096]}}, "or with an empty mask"),
         ({"image_id": 99}, "1 annotations of images that it does not list"),
     ],
 )
@@ -231,3 +239,42 @@ def test_parts_without_objects_are_named(folder):
     write(file, {**read(file), "annotations": []})
     with pytest.raises(ValueError, match=r"instances_val2017.json has no objects for the val part"):
         prepare(folder)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("0", 0), ("1", 1), (True, 1), (None, 0)])
+def test_crowds_are_told_by_numbers_in_any_form(folder, value, expected):
+    file = change(folder)
+    content = read(file)
+    content["annotations"][0]["iscrowd"] = value
+    write(file, content)
+    assert read_part(prepare(folder), "train")["annotations"][0]["iscrowd"] == expected
+
+
+def test_sizes_of_images_may_be_text_or_fractions(folder):
+    file = folder / "annotations/instances_train2017.json"
+    content = read(file)
+    content["images"][0] |= {"width": "64", "height": 64.0}
+    write(file, content)
+    image = read_part(prepare(folder), "train")["images"][0]
+    assert repr((image["width"], image["height"])) == "(64, 64)"
+
+
+@pytest.mark.parametrize("entry", [1, {"id": [1], "file_name": "a.png"}, {"id": 7}])
+def test_wrong_image_entries_are_refused(folder, entry):
+    file = folder / "annotations/instances_train2017.json"
+    content = read(file)
+    content["images"][0] = entry
+    write(file, content)
+    with pytest.raises(ValueError, match=r"train2017.json: an image entry is wrong"):
+        prepare(folder)
+
+
+def test_classes_of_objects_are_things_whatever_the_file_says(folder):
+    for part in ("train", "val"):
+        file = folder / f"annotations/instances_{part}2017.json"
+        content = read(file)
+        content["categories"][0]["isthing"] = 0
+        write(file, content)
+    own = prepare(folder)
+    assert own.classes.names == [*THINGS.values()]
+    records(own)

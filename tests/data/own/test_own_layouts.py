@@ -8,7 +8,7 @@ import pytest
 from own_folders import THINGS, coco, label_maps, read, roboflow, write
 from own_folders import renamed as with_own_names
 
-from vitadapter_d2.data.own import OwnSource, prepare_own_data
+from vitadapter_d2.data.own import MADE_FOLDER, OwnSource, prepare_own_data
 from vitadapter_d2.data.own.layouts import find_places
 
 
@@ -204,5 +204,84 @@ def test_no_json_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"train.json cannot be read as JSON"):
         prepare(tmp_path, tmp_path / "out")
     write(tmp_path / "train.json", {"images": [], "annotations": {}})
-    with pytest.raises(ValueError, match=r"no list annotations and categories"):
+    with pytest.raises(
+        ValueError, match=r"COCO's JSON cannot be used: .*'annotations', 'categories'"
+    ):
         prepare(tmp_path, tmp_path / "out")
+
+
+def test_a_byte_order_mark_is_no_part_of_json_or_names(shapes, tmp_path):
+    root = roboflow(shapes, tmp_path / "mine")
+    file = root / "train/_annotations.coco.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert prepare(root, tmp_path / "out").parts["train"].num_images == 6
+    root = label_maps(shapes, tmp_path / "labels")
+    lines = (root / "classes.txt").read_text().splitlines()
+    (root / "classes.txt").write_bytes(("\ufeff" + "\r\n".join(lines) + "\r\n\r\n").encode())
+    assert prepare(root, tmp_path / "out", "semantic").classes.names == lines
+
+
+def rename_images(root, on_disk, in_json):
+    """Renames the training images, here and in the annotations, by functions of the number."""
+    file = root / "train/_annotations.coco.json"
+    content = read(file)
+    for number, image in enumerate(content["images"]):
+        target = root / "train" / on_disk(number)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (root / "train" / image["file_name"]).rename(target)
+        image["file_name"] = in_json(number)
+    write(file, content)
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "in_json"),
+    [
+        ("{}/a.png", "{}\\a.png"),  # which name differs by the folder alone
+        ("caf\u00e9 \u732b {}.PNG", "C:\\my data\\caf\u00e9 \u732b {}.PNG"),
+        ("images/{}.png", "images/{}.png"),
+    ],
+)
+def test_names_of_other_systems_are_understood(shapes, tmp_path, on_disk, in_json):
+    root = roboflow(shapes, tmp_path / "mine")
+    rename_images(root, on_disk.format, in_json.format)
+    assert prepare(root, tmp_path / "out").parts["train"].num_images == 6
+
+
+def test_names_that_differ_by_folders_alone_do_not_become_one_image(shapes, tmp_path):
+    root = roboflow(shapes, tmp_path / "mine")
+    rename_images(root, "{}.png".format, "{}/0.png".format)
+    with pytest.raises(FileNotFoundError, match=r"6 of the 6 files .*first is 0/0.png"):
+        prepare(root, tmp_path / "out")
+
+
+def test_what_was_made_among_the_data_is_not_found_again(shapes, tmp_path):
+    root = roboflow(shapes, tmp_path / "mine")
+    first = prepare(root, root / MADE_FOLDER)
+    assert prepare(root, root / MADE_FOLDER) == first
+
+
+def test_sixteen_bits_are_refused_in_images_and_fine_in_label_maps(shapes, tmp_path):
+    root = label_maps(shapes, tmp_path / "mine")
+    for file in (root / "labels").glob("*/*"):
+        cv2.imwrite(str(file), cv2.imread(str(file), cv2.IMREAD_UNCHANGED).astype(np.uint16))
+    assert len(prepare(root, tmp_path / "out", "semantic").classes) == 7
+    cv2.imwrite(str(root / "images/train/000002.png"), np.full((64, 64), 40000, np.uint16))
+    with pytest.raises(ValueError, match=r"000002.png has more than 8 bits"):
+        prepare(root, tmp_path / "out", "semantic")
+
+
+def test_folders_with_hidden_files_alone_are_empty(shapes, tmp_path):
+    root = label_maps(shapes, tmp_path / "mine")
+    for file in [*root.glob("*/train/*")]:
+        file.rename(file.with_name("._" + file.name))
+    with pytest.raises(FileNotFoundError, match=r"no images in .*images.train"):
+        prepare(root, tmp_path / "out", "semantic")
+
+
+def test_annotations_that_are_no_objects_are_told_by_file(shapes, tmp_path):
+    root = roboflow(shapes, tmp_path / "mine")
+    file = root / "train/_annotations.coco.json"
+    write(file, {**read(file), "annotations": [1]})
+    source = OwnSource(train_json=file, val_json=root / "valid/_annotations.coco.json")
+    with pytest.raises(ValueError, match=r"coco.json: annotation 1"):
+        prepare_own_data(source, "instances", tmp_path / "out")

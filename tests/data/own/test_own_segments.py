@@ -154,6 +154,8 @@ def test_panoptic_segments_serve_semantic_and_instance_models(panoptic, shapes):
         ),
         (lambda c: c["annotations"].pop(), "every image must have one annotation, 000006.png"),
         (lambda c: c["annotations"][0].pop("file_name"), r"wrong annotation, KeyError"),
+        (lambda c: c["annotations"][0].update(file_name=None), r"1 of the 6 files .*is None"),
+        (lambda c: c["annotations"][0]["segments_info"][0].pop("id"), r"KeyError\('id'\)"),
         (lambda c: c["annotations"][0].update(file_name="x.png"), r"1 of the 6 files .*x.png"),
     ],
 )
@@ -175,3 +177,37 @@ def test_stuff_alone_has_no_objects_to_evaluate(panoptic):
         write(file, content)
     own = prepare(panoptic, "panoptic", evaluated=("instances", "semantic"))
     assert not own.parts["val"].json_file and len(own.classes) == len(THINGS | STUFF)
+
+
+def test_ids_of_segments_may_be_text(panoptic):
+    expected = DatasetCatalog.get(prepare(panoptic, "panoptic").register()["train"])
+    file = panoptic / "annotations/panoptic_train2017.json"
+    content = read(file)
+    for annotation in content["annotations"]:
+        for segment in annotation["segments_info"]:
+            segment["id"] = str(segment["id"])
+    write(file, content)
+    assert DatasetCatalog.get(prepare(panoptic, "panoptic").register()["train"]) == expected
+
+
+def first_png(root: Path) -> Path:
+    return sorted((root / "annotations/panoptic_train2017").iterdir())[0]
+
+
+def test_segments_of_another_size_are_refused(panoptic):
+    cv2.imwrite(str(first_png(panoptic)), np.zeros((8, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"000001.png is 16 x 8, .* says 64 x 64"):
+        prepare(panoptic, "panoptic")
+
+
+def test_label_maps_follow_segments_that_are_drawn_anew(panoptic):
+    def labels():
+        return cv2.imread(prepare(panoptic).parts["train"].pairs[0][1], cv2.IMREAD_UNCHANGED)
+
+    before = labels()
+    png = first_png(panoptic)
+    picture = cv2.imread(str(png))
+    picture[:] = picture[0, 0]
+    cv2.imwrite(str(png), picture)
+    after = labels()
+    assert len(np.unique(before)) > 1 and (after == before[0, 0]).all()

@@ -164,6 +164,7 @@ def clean_name(name: object) -> str:
         ValueError: nothing is left, or it is longer than 100 characters.
     """
     text = " ".join("".join(c if c.isprintable() else " " for c in str(name)).split())
+    text = text.replace("${", "$ {")  # which a config takes for a reference
     if not 1 <= len(text) <= _LONGEST_NAME:
         raise ValueError(
             f"a class name must have 1 to {_LONGEST_NAME} characters, got {str(name)[:120]!r}"
@@ -179,10 +180,9 @@ def whole_number(value: object) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{value!r} is no whole number")
-    number = int(value)
-    if not isinstance(value, str) and number != value:
+    if isinstance(value, float) and not value.is_integer():
         raise ValueError(f"{value!r} is no whole number")
-    return number
+    return int(value)
 
 
 def _color(color: Any) -> _Color:

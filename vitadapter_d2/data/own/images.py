@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from vitadapter_d2.data import reading
 from vitadapter_d2.data.parallel import parallel_map
+from vitadapter_d2.data.reading import image_size
 
 # Headers of more files than these are not looked at: on a network disk each costs milliseconds.
 MOST_CHECKED = 1000
@@ -19,8 +19,8 @@ _SAMPLE = 20
 def locate(names: Sequence[str], folders: Sequence[Path], source: object) -> tuple[Path, list[str]]:
     """Finds the folder in which files lie.
 
-    Names may have folders in front that existed on the machine of the annotator only: where a file
-    is not found by its whole name, its last part counts.
+    Names may have backslashes, and folders in front that existed on the machine of the annotator
+    only: where a file is not found by its whole name, its last part counts.
 
     Args:
         names: as the annotations have them.
@@ -34,7 +34,9 @@ def locate(names: Sequence[str], folders: Sequence[Path], source: object) -> tup
         FileNotFoundError: not all of them are in one folder.
     """
     some = names[:: -(-len(names) // _SAMPLE) or 1]
-    places = [(shorten, folder) for shorten in (_as_it_is, _last_part) for folder in folders]
+    # What makes one name of two would find the wrong files.
+    ways = [way for way in _WAYS if len(set(map(way, names))) == len(set(names))]
+    places = [(shorten, folder) for shorten in ways for folder in folders]
     shorten, folder = max(
         places, key=lambda place: sum((place[1] / place[0](name)).is_file() for name in some)
     )
@@ -48,12 +50,15 @@ def locate(names: Sequence[str], folders: Sequence[Path], source: object) -> tup
     return folder, [shorten(name) for name in names]
 
 
-def _as_it_is(name: str) -> str:
-    return name
+def _with_slashes(name: str) -> str:
+    return name.replace("\\", "/")
 
 
 def _last_part(name: str) -> str:
-    return name.replace("\\", "/").rsplit("/", 1)[-1]
+    return _with_slashes(name).rsplit("/", 1)[-1]
+
+
+_WAYS: tuple[Callable[[str], str], ...] = (str, _with_slashes, _last_part)
 
 
 def check_sizes(root: Path, images: Sequence[dict[str, Any]], source: object) -> None:
@@ -65,15 +70,15 @@ def check_sizes(root: Path, images: Sequence[dict[str, Any]], source: object) ->
         source: where they come from, for messages.
 
     Raises:
-        ValueError: an image cannot be read or has another size.
+        ValueError: an image cannot be read, has another size or too many bits.
     """
     for image in images:
         if not (image.get("width") and image.get("height")):
-            image["width"], image["height"] = image_size(root / image["file_name"])
+            image["width"], image["height"] = checked_size(root / image["file_name"])
     step = -(-len(images) // MOST_CHECKED) or 1
     for image in images[::step]:
         path, told = root / image["file_name"], (image["width"], image["height"])
-        found = image_size(path)
+        found = checked_size(path)
         if found != told:
             is_turned = found == told[::-1] and _raw_size(path) == told
             advice = "; its EXIF data turn it, save it without them" if is_turned else ""
@@ -82,16 +87,22 @@ def check_sizes(root: Path, images: Sequence[dict[str, Any]], source: object) ->
             )
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image as Detectron2 reads it: turned as its EXIF data say.
+def checked_size(path: Path) -> tuple[int, int]:
+    """Width and height, see ``image_size``, of an image that Detectron2 can take.
 
     Raises:
-        ValueError: it cannot be read.
+        FileNotFoundError: it does not exist.
+        ValueError: it cannot be read, or has one channel of more than 8 bits: Pillow would make
+            255 of all that is more.
     """
-    try:
-        return reading.image_size(path)
-    except Exception as error:  # Pillow's decoders raise almost anything on a damaged file
-        raise ValueError(f"the image {path} cannot be read: {error}") from error
+    size = image_size(path)
+    with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(
+                f"the image {path} has more than 8 bits per pixel (Pillow's mode {image.mode}), "
+                "which training would cut off at 255; save it with 8 bits"
+            )
+    return size
 
 
 def _raw_size(path: Path) -> tuple[int, int]:

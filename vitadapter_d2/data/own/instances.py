@@ -13,6 +13,12 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
+from vitadapter_d2.data.checking import (
+    EMPTY_MASK,
+    duplicates,
+    is_polygon,
+    run_length_problem,
+)
 from vitadapter_d2.data.own.classes import clean_name, whole_number
 from vitadapter_d2.data.own.images import check_sizes, locate
 from vitadapter_d2.data.own.layouts import Place, read_coco
@@ -86,7 +92,7 @@ def read_categories(content: Mapping[str, Any], source: object) -> list[Entry]:
             key: category[key] for key in ("supercategory", "isthing", "color") if key in category
         }
         categories.append(entry)
-    _refuse_twice((category["id"] for category in categories), "categories", source)
+    _refuse_twice(duplicates(entry["id"] for entry in categories), "categories", source)
     if not categories:
         raise ValueError(f"{source} has no categories")
     return sorted(categories, key=lambda category: category["id"])
@@ -104,33 +110,34 @@ def read_images(
     source = place.annotations
     try:
         old_ids = [image["id"] for image in content["images"]]
+        twice = duplicates(old_ids)
         names = [str(image["file_name"]) for image in content["images"]]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{source}: an image entry lacks {error}") from error
+        sizes = [_size_told(image) for image in content["images"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{source}: an image entry is wrong: {error!r}") from error
     if not names:
         raise ValueError(f"{source} has no images")
-    _refuse_twice(old_ids, "images", source)
+    _refuse_twice(twice, "images", source)
     keeps_ids = all(isinstance(number, int) for number in old_ids)
     new_ids = old_ids if keeps_ids else range(1, len(names) + 1)
     root, names = locate(names, place.images, source)
     images = [
-        {
-            "id": number,
-            "file_name": name,
-            "width": image.get("width"),
-            "height": image.get("height"),
-        }
-        for number, name, image in zip(new_ids, names, content["images"], strict=True)
+        {"id": number, "file_name": name, **size}
+        for number, name, size in zip(new_ids, names, sizes, strict=True)
     ]
     check_sizes(root, images, source)
     return root, images, dict(zip(old_ids, new_ids, strict=True))
 
 
-def _refuse_twice(ids: Any, what: str, source: object) -> None:
-    twice = [number for number, count in Counter(ids).items() if count > 1]
+def _size_told(image: Mapping[str, Any]) -> Entry:
+    """Width and height of an image entry; 0 where there is none."""
+    return {side: whole_number(image.get(side) or 0) for side in ("width", "height")}
+
+
+def _refuse_twice(twice: Mapping[Any, int], what: str, source: object) -> None:
     if twice:
         raise ValueError(
-            f"{source}: {len(twice)} ids of {what} are there twice, first {twice[0]!r}"
+            f"{source}: {len(twice)} ids of {what} are there twice, first {next(iter(twice))!r}"
         )
 
 
@@ -173,7 +180,7 @@ class _Objects:
             if image is None or annotation["image_id"] not in self.new_id:
                 return self._left_out("annotations of images that it does not list are left out")
             return self._entry(annotation, image, category)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             told = f"it has no {error}" if isinstance(error, KeyError) else error
             name = annotation.get("id", "?") if isinstance(annotation, dict) else annotation
             raise ValueError(f"{self.source}: annotation {name}: {told}") from error
@@ -186,7 +193,9 @@ class _Objects:
         given = annotation.get("segmentation")
         segmentation = _mended_mask(given, image)
         if given and not segmentation:
-            return self._left_out("objects without a polygon of 3 points are left out")
+            return self._left_out(
+                "objects without a polygon of 3 points, or with an empty mask, are left out"
+            )
         box = annotation.get("bbox") or (segmentation and _box_of(segmentation, image))
         if not box:
             raise ValueError("it has neither bbox nor segmentation")
@@ -197,7 +206,7 @@ class _Objects:
         if not isinstance(area, int | float) or not math.isfinite(area):
             area = _area_of(segmentation, image) if segmentation else inside[2] * inside[3]
         # "ignore" is of old files; Detectron2 refuses it.
-        is_crowd = bool(annotation.get("iscrowd") or annotation.get("ignore"))
+        is_crowd = any(int(annotation.get(key) or 0) for key in ("iscrowd", "ignore"))
         entry = {
             "image_id": image["id"],
             "category_id": category,
@@ -222,33 +231,30 @@ class _Objects:
 
 
 def _four_numbers(box: Any) -> list[float]:
-    numbers = [float(value) for value in box]
+    try:
+        numbers = [float(value) for value in box]
+    except (TypeError, ValueError):
+        numbers = []
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
         raise ValueError(f"bbox must be four finite numbers (x, y, width, height), got {box}")
     return numbers
 
 
 def _mended_mask(given: Any, image: Entry) -> Any:
-    """Polygons of 3 points and more, or run lengths of the image's size; None if there is none."""
+    """Polygons of 3 points and more, or run lengths of the image's size; None if none is left."""
     if not given:
         return None
     if isinstance(given, dict):
-        size = [image["height"], image["width"]]
-        if list(given.get("size", [])) != size:
-            raise ValueError(
-                f"its run lengths have size {given.get('size')}, its image has (height, width) "
-                f"{size}"
-            )
-        counts = given.get("counts")
-        if not isinstance(counts, list | str):
-            raise ValueError("its run lengths have no counts")
-        if isinstance(counts, list) and sum(counts) != size[0] * size[1]:
-            raise ValueError(f"its run lengths add up to {sum(counts)}, not to {size} pixels")
-        return given
+        size = (image["height"], image["width"])
+        problem = run_length_problem(given, size)
+        if problem not in (None, EMPTY_MASK):
+            told = f"has (height, width) {given.get('size')}, its image {size}"
+            raise ValueError(f"{problem}; it {told}")
+        return None if problem else given
     if not isinstance(given, list):
         raise ValueError(f"segmentation must be polygons or run lengths, got {given!r:.60}")
     polygons = given if isinstance(given[0], list) else [given]  # one polygon without its list
-    polygons = [[float(v) for v in p] for p in polygons if len(p) >= 6 and len(p) % 2 == 0]
+    polygons = [[float(v) for v in p] for p in polygons if is_polygon(p)]
     if not all(math.isfinite(value) for polygon in polygons for value in polygon):
         raise ValueError("a polygon has numbers that are not finite")
     return polygons or None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitadapter_d2.data.checking import check_parts, refuse
 from vitadapter_d2.data.coco_format import read_json
 
 PARTS = {
@@ -13,6 +14,8 @@ PARTS = {
     "val": ("val", "valid", "validation"),
 }
 LABEL_FOLDERS = ("labels", "annotations", "masks")
+MADE_FOLDER = "own_data"
+"""Name of the folder for what is made of a user's data, which may lie among them: not searched."""
 # Of other tasks on the same images.
 _OTHER_TASKS = {"captions", "keypoints", "stuff", "info"}
 _OTHER_PARTS = {"test", "testing", "minival", "unlabeled"}
@@ -125,9 +128,7 @@ def read_coco(path: Path) -> dict[str, Any]:
         ValueError: it is none.
     """
     content = read_json(path)
-    missing = [key for key in ("images", "annotations", "categories") if not _is_list(content, key)]
-    if missing:
-        raise ValueError(f"{path} is not in COCO's format: it has no list {' and '.join(missing)}")
+    refuse(check_parts(content, ("images", "annotations", "categories")), f"{path} as COCO's JSON")
     return content
 
 
@@ -139,14 +140,10 @@ def subfolders(base: Path, names: Iterable[str]) -> list[Path]:
     return [there[name.lower()] for name in names if name.lower() in there]
 
 
-def _is_list(content: Any, key: str) -> bool:
-    return isinstance(content, dict) and isinstance(content.get(key), list)
-
-
 def _kind_of(file: Path) -> str:
     annotations = read_coco(file)["annotations"]
-    first = annotations[0] if annotations else {}
-    return "panoptic" if "segments_info" in first else "instances"
+    is_panoptic = any(isinstance(one, dict) and "segments_info" in one for one in annotations[:1])
+    return "panoptic" if is_panoptic else "instances"
 
 
 def _words(name: str) -> set[str]:
@@ -170,7 +167,9 @@ def _annotation_files(root: Path, kind: str) -> dict[str, Place]:
     for file in sorted([*root.glob("*.json"), *root.glob("*/*.json")]):
         words, part = _words(file.stem), _part_of(file, root)
         is_panoptic = "panoptic" in words
-        if part and not words & _OTHER_TASKS and is_panoptic == (kind == "panoptic"):
+        if file.parent.name == MADE_FOLDER or words & _OTHER_TASKS:
+            continue
+        if part and is_panoptic == (kind == "panoptic"):
             candidates[part].append(file)
     found = {part: _the_one(candidates[part], part) for part in PARTS}
     if not any(found.values()):

@@ -6,7 +6,7 @@ from typing import Any
 
 from vitadapter_d2.data.coco_format import describe_mask, encode_mask, rgb_to_ids
 from vitadapter_d2.data.own.classes import whole_number
-from vitadapter_d2.data.own.images import locate, map_files
+from vitadapter_d2.data.own.images import check_sizes, locate, map_files
 from vitadapter_d2.data.own.instances import Annotations, Entry, read_categories, read_images
 from vitadapter_d2.data.own.layouts import Place, read_coco, subfolders
 from vitadapter_d2.data.prepare import read_picture
@@ -23,7 +23,7 @@ def read_segments(place: Place) -> tuple[Annotations, Path]:
 
     Raises:
         FileNotFoundError: images or PNG files are missing.
-        ValueError: the file contradicts itself or its images.
+        ValueError: the file contradicts itself, its images or its PNG files.
     """
     source = place.annotations
     content = read_coco(source)
@@ -32,7 +32,7 @@ def read_segments(place: Place) -> tuple[Annotations, Path]:
         if category.get("isthing") not in (0, 1):
             raise ValueError(
                 f"{source}: the category {category['name']!r} must say isthing: 1 (objects to be "
-                f"counted) or 0, it says {category.get('isthing')}"
+                f"counted) or 0, it says {category.get('isthing')!r}"
             )
     root, images, new_id = read_images(content, place)
     annotations = [_mended(one, new_id, categories, source) for one in content["annotations"]]
@@ -42,8 +42,10 @@ def read_segments(place: Place) -> tuple[Annotations, Path]:
         what = f"{missing[0]} has none" if missing else "some have two"
         raise ValueError(f"{source}: every image must have one annotation, {what}")
     pngs, names = locate([one["file_name"] for one in annotations], _png_folders(place), source)
+    sizes = {image["id"]: image for image in images}
     for one, name in zip(annotations, names, strict=True):
         one["file_name"] = name
+    check_sizes(pngs, [{**sizes[one["image_id"]], **one} for one in annotations], source)
     return Annotations(source, root, images, annotations, categories), pngs
 
 
@@ -63,11 +65,16 @@ def _mended(
     known = {category["id"] for category in categories}
     try:
         segments = [
-            {**s, "category_id": whole_number(s["category_id"]), "iscrowd": s.get("iscrowd", 0)}
-            for s in annotation["segments_info"]
+            {
+                **segment,
+                "id": whole_number(segment["id"]),
+                "category_id": whole_number(segment["category_id"]),
+                "iscrowd": int(segment.get("iscrowd") or 0),
+            }
+            for segment in annotation["segments_info"]
         ]
-        name, image_id = annotation["file_name"], new_id[annotation["image_id"]]
-    except (KeyError, TypeError, ValueError) as error:
+        name, image_id = str(annotation["file_name"]), new_id[annotation["image_id"]]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{source}: a wrong annotation, {error!r}: {annotation!r:.80}") from error
     for segment in segments:
         if segment["category_id"] not in known:
@@ -75,8 +82,6 @@ def _mended(
                 f"{source}: a segment of {name} has category_id {segment['category_id']}, the "
                 f"categories are {sorted(known)}"
             )
-        if "id" not in segment:
-            raise ValueError(f"{source}: a segment of {name} has no id")
     return {"image_id": image_id, "file_name": name, "segments_info": segments}
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +103,8 @@ def _of_objects(parts: Mapping[str, Annotations], folder: Path, source: OwnSourc
     if masks and not has_masks:
         without = len(objects) - len(masks)
         notes.append(f"{without} of {len(objects)} objects have no mask, so none is used")
-    classes = OwnClasses("instances", _categories(parts["val"].categories), has_masks)
+    categories = _categories(parts["val"].categories, is_thing=True)
+    classes = OwnClasses("instances", categories, has_masks)
     own = {
         part: OwnPart(str(one.root), len(one.images), json_file=_write(folder, part, one))
         for part, one in parts.items()
@@ -165,9 +165,8 @@ class _Segments:
         if kind == "instances":
             objects = {part: objects_of(one, pngs[part]) for part, one in parts.items()}
             return _of_objects(objects, self.folder, self.source)
-        categories = _categories(parts["val"].categories)
-        if kind == "semantic":
-            categories = tuple(replace(category, is_thing=False) for category in categories)
+        is_thing = False if kind == "semantic" else None
+        categories = _categories(parts["val"].categories, is_thing)
         own = {
             part: self._part(part, one, pngs[part], categories, kinds if part == "val" else {kind})
             for part, one in parts.items()
@@ -193,7 +192,7 @@ class _Segments:
         file = _write(self.folder, f"panoptic_{part}", annotations)
         semantic = objects = ""
         if "semantic" in kinds:
-            semantic = self._label_maps(Path(file), pngs, categories)
+            semantic = self._label_maps(Path(file), pngs, annotations, categories)
         if "semantic" in kinds and "panoptic" not in kinds:
             names = {image["id"]: image["file_name"] for image in annotations.images}
             pairs = [
@@ -208,26 +207,31 @@ class _Segments:
             own, panoptic_json=file, panoptic=str(pngs), semantic=semantic, json_file=objects
         )
 
-    def _label_maps(self, file: Path, pngs: Path, categories: tuple[Category, ...]) -> str:
-        """Writes label maps beside the annotations, under a name that changes with them."""
+    def _label_maps(
+        self, file: Path, pngs: Path, annotations: Annotations, categories: tuple[Category, ...]
+    ) -> str:
+        """Writes label maps beside the annotations, under a name that changes with the PNGs too."""
         if len(categories) > IGNORE_LABEL:
             raise ValueError(
                 f"label maps can have {IGNORE_LABEL} classes, {self.source.title} has "
                 f"{len(categories)}"
             )
-        folder = file.with_name(file.stem.replace("panoptic", "semantic"))
+        stats = [(pngs / one["file_name"]).stat() for one in annotations.annotations]
+        digest = _digest(str([(stat.st_size, stat.st_mtime_ns) for stat in stats]))
+        folder = file.with_name(f"{file.stem.replace('panoptic', 'semantic')}_{digest}")
         contiguous = {category.id: index for index, category in enumerate(categories)}
-        is_large = len(os.listdir(pngs)) >= MANY
+        is_large = len(stats) >= MANY
         options: dict[str, Any] = {"title": "label maps"} if is_large else {"workers": 0}
         panoptic_to_semantic(file, pngs, folder, contiguous, **options)
         return str(folder)
 
 
-def _categories(entries: list[Entry]) -> tuple[Category, ...]:
+def _categories(entries: list[Entry], is_thing: bool | None = None) -> tuple[Category, ...]:
+    """The classes of COCO's entries: all of them things, none, or as each says."""
     return make_categories(
         [entry["id"] for entry in entries],
         [entry["name"] for entry in entries],
-        [bool(entry.get("isthing", True)) for entry in entries],
+        [entry["isthing"] if is_thing is None else is_thing for entry in entries],
         [entry.get("color") for entry in entries],
     )
 
@@ -235,12 +239,15 @@ def _categories(entries: list[Entry]) -> tuple[Category, ...]:
 def _write(folder: Path, title: str, part: Annotations) -> str:
     """Writes annotations under a name that changes with them; what is there is complete."""
     text = json.dumps(part.content())
-    digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:10]
-    file = folder.absolute() / f"{title}_{digest}.json"
+    file = folder.absolute() / f"{title}_{_digest(text)}.json"
     if not file.exists():
         with replacing(file, "w") as stream:
             stream.write(text)
     return str(file)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:10]
 
 
 def _told(

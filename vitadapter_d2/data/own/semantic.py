@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from vitadapter_d2.data.own.classes import IGNORE_LABEL, OwnClasses, clean_name, make_categories
-from vitadapter_d2.data.own.images import MOST_CHECKED, image_size, map_files
+from vitadapter_d2.data.own.images import MOST_CHECKED, checked_size, map_files
 from vitadapter_d2.data.own.layouts import Place
 from vitadapter_d2.labels import check_labels, read_labels
 
@@ -26,7 +26,7 @@ def pair_files(place: Place) -> list[Pair]:
         place: the folders.
 
     Raises:
-        FileNotFoundError: an image or a label map lacks its partner.
+        FileNotFoundError: an image or a label map lacks its partner, or there are none.
         ValueError: two files of a folder have the same name but for the suffix.
     """
     images, labels = _by_stem(place.images[0]), _by_stem(place.annotations)
@@ -49,6 +49,8 @@ def pair_files(place: Place) -> list[Pair]:
     for _, label in pairs:
         if label.suffix.lower() in (".jpg", ".jpeg"):
             raise ValueError(f"{label} is a JPEG, which changes class numbers; save PNG instead")
+    if not pairs:
+        raise FileNotFoundError(f"there are no images in {place.images[0]}")
     return pairs
 
 
@@ -121,7 +123,7 @@ def _values(pairs: Sequence[Pair], num_classes: int | None) -> list[int]:
 def _values_of(num_classes: int | None, pair: Pair) -> set[int]:
     image, label = pair
     labels = read_labels(label, allow_palette=True)
-    size = image_size(image)
+    size = checked_size(image)
     if labels.shape != size[::-1]:
         raise ValueError(
             f"{label} is {labels.shape[1]} x {labels.shape[0]}, its image {size[0]} x {size[1]}"
