@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog, detection_utils
 
-from vitadapter_d2.data.checking import Finding, Findings, check_coco, count_classes
+from vitadapter_d2.data.checking import check_coco, count_classes
 from vitadapter_d2.data.checking_panoptic import check_panoptic, count_segment_classes
 from vitadapter_d2.data.coco_format import read_json, rgb_to_ids
 from vitadapter_d2.data.datasets.published import PUBLISHED
+from vitadapter_d2.data.findings import Finding, Findings
 from vitadapter_d2.data.parallel import parallel_map
 from vitadapter_d2.data.reading import find_problem
 from vitadapter_d2.labels import read_labels

@@ -4,8 +4,6 @@ from collections import Counter
 from typing import Any
 
 from vitadapter_d2.data.checking import (
-    Finding,
-    Findings,
     Json,
     check_categories,
     check_parts,
@@ -13,6 +11,7 @@ from vitadapter_d2.data.checking import (
     ranges,
     with_keys,
 )
+from vitadapter_d2.data.findings import Finding, Findings
 
 
 def check_panoptic(content: Any) -> list[Finding]:
@@ -56,7 +55,7 @@ def count_segment_classes(content: Json) -> dict[str, int]:
         for annotation in content["annotations"]
         for segment in annotation.get("segments_info", [])
     )
-    ordered = sorted(content["categories"], key=lambda category: category["id"])
+    ordered = sorted(content.get("categories", []), key=lambda category: category["id"])
     return {category["name"]: counts[category["id"]] for category in ordered}
 
 

@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vitadapter_d2.data.checking import ranges, refuse
+from vitadapter_d2.data.checking import ranges
 from vitadapter_d2.data.checking_panoptic import check_panoptic
 from vitadapter_d2.data.coco_format import read_json, rgb_to_ids
+from vitadapter_d2.data.findings import refuse
 from vitadapter_d2.data.parallel import parallel_map
 from vitadapter_d2.files import replacing, write_image
 from vitadapter_d2.labels import read_labels
