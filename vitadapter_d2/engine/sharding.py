@@ -85,8 +85,10 @@ def shard(model: nn.Module, block_dtype: str | None = None) -> nn.Module:
         ConfigError: see :func:`shard_if_asked`.
     """
     _check(model, block_dtype)
-    for tensor in (*model.parameters(), *model.buffers()):
-        distributed.broadcast(tensor.detach(), src=0)
+    tensors = (*model.parameters(), *model.buffers())
+    sent = [distributed.broadcast(each.detach(), src=0, async_op=True) for each in tensors]
+    for work in filter(None, sent):
+        work.wait()
     device = next(model.parameters()).device.type
     options: Any = {"mesh": init_device_mesh(device, (comm.get_world_size(),))}
     for module in model.modules():
