@@ -1,6 +1,8 @@
 """Fixtures that several test files share."""
 
+import contextlib
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+
+# A shell's background jobs ignore Ctrl-C, and so would the commands that are tested with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Torch imports it on the way; where warnings are errors it takes the wrong distutils, and fails.
+with contextlib.suppress(ImportError):
+    import setuptools  # noqa: F401
 
 COMMITTED = Path(__file__).parent / "data" / "reference"
 
