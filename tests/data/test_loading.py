@@ -178,6 +178,23 @@ def test_a_killed_worker_is_told():
         next(iter(loader(mapper, num_workers=1)))
 
 
+class Fatal:
+    """Its worker dies while the trainer unpacks it."""
+
+    def __reduce__(self):
+        return kill_and_break, (os.getpid(),)
+
+
+def kill_and_break(pid):
+    os.kill(pid, signal.SIGKILL)
+    raise ConnectionResetError
+
+
+def test_a_worker_killed_while_it_hands_over_a_batch_is_told():
+    with pytest.raises(WorkerDiedError, match=r"died \(DataLoader worker.*killed by signal"):
+        next(iter(loader(lambda record: Fatal(), num_workers=1)))
+
+
 def test_shared_records_are_those_of_the_list():
     listed = [{"n": n, "text": "x" * n} for n in range(50)]
     shared = SharedRecords(listed)

@@ -7,6 +7,7 @@ grouped before anything is read, and the randomness of a sample follows from its
 
 import pickle
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, islice
@@ -24,6 +25,9 @@ from vitadapter_d2.data.seeding import seeded
 Record = dict[str, Any]
 Batch = list[Any]
 
+# A worker that dies while it hands over a batch is met as a broken connection; torch's error, which
+# says what happened, is raised in this time.
+_NOTICE_S = 2
 _MAX_REFUSED = 1000  # samples in a row; then something other than a few files is wrong
 
 
@@ -37,13 +41,20 @@ def worker_deaths_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        if (sentence := worker_death(error)) is None:
             raise
-        raise WorkerDiedError(
-            f"a data loading process died ({' '.join(str(error).split())}); most often the memory "
-            "or the shared memory (/dev/shm) is full: lower dataloader.train.num_workers or the "
-            "batch size and go on with --resume"
-        ) from error
+        raise WorkerDiedError(sentence) from error
+
+
+def worker_death(error: BaseException) -> str | None:
+    """The sentence for torch's error about a dead worker; None for every other error."""
+    if not (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")):
+        return None
+    return (
+        f"a data loading process died ({' '.join(str(error).split())}); most often the memory or "
+        "the shared memory (/dev/shm) is full: lower dataloader.train.num_workers or the batch "
+        "size and go on with --resume"
+    )
 
 
 class SharedRecords(Dataset):
@@ -121,7 +132,12 @@ class TrainLoader:
             generator=torch.Generator(),  # it draws one number; not from the caller's
         )
         with worker_deaths_told():
-            yield from loader
+            try:
+                yield from loader
+            except (OSError, EOFError):
+                if self.num_workers:
+                    time.sleep(_NOTICE_S)
+                raise
 
     def numbered_indices(self) -> Iterator[list[tuple[int, int]]]:
         """The batches as lists of ``(n, index)``, n being the place among all processes."""

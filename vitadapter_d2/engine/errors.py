@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from vitadapter_d2.data.loading import WorkerDiedError
+from vitadapter_d2.data.loading import WorkerDiedError, worker_death
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _USERS_ERRNO = {
@@ -46,6 +46,8 @@ def told(error: BaseException) -> str | None:
     """
     if isinstance(error, ConfigError | WorkerDiedError):
         return str(error)
+    if (sentence := worker_death(error)) is not None:  # met outside of the loader
+        return sentence
     if isinstance(error, OSError) and error.errno in _USERS_ERRNO:
         return f"{error.strerror}: {error.filename}" if error.filename else str(error)
     return _refusal(error) if isinstance(error, _REFUSALS) else None
