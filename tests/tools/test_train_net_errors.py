@@ -98,7 +98,10 @@ def test_a_wrong_config_names_the_nearest(told):
 
 
 def test_a_file_that_is_no_checkpoint_is_named(told):
-    text = told(f"train.init_checkpoint={ROOT / 'README.md'}", "train.device=cpu")
+    data = ["dataloader.train.dataset.names=tiny_train_panoptic"]
+    data += ["dataloader.test.dataset.names=tiny_val_panoptic"]
+    data += [f"dataloader.evaluator.{i}.dataset_name=tiny_val_panoptic" for i in range(4)]
+    text = told(f"train.init_checkpoint={ROOT / 'README.md'}", "train.device=cpu", *data)
     assert text == f"{ROOT / 'README.md'} is no checkpoint: its first bytes are b'# vitada'"
 
 
