@@ -11,8 +11,8 @@ Writes ADEChallengeData2016/ade20k_panoptic_{train,val}/, ade20k_panoptic_{train
 import sys
 
 from vitadapter_d2.data.datasets.published import published_images
-from vitadapter_d2.data.prepare_ade20k import prepare_ade20k
-from vitadapter_d2.data.prepare_command import prepare_command
+from vitadapter_d2.data.preparing.ade20k import prepare_ade20k
+from vitadapter_d2.data.preparing.command import prepare_command
 
 main = prepare_command(
     __doc__,

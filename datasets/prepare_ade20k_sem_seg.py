@@ -8,8 +8,8 @@ Writes ADEChallengeData2016/annotations_detectron2/{training,validation}/, 0 to 
 import sys
 
 from vitadapter_d2.data.datasets.published import published_images
-from vitadapter_d2.data.prepare_ade20k import prepare_ade20k_semantic
-from vitadapter_d2.data.prepare_command import prepare_command
+from vitadapter_d2.data.preparing.ade20k import prepare_ade20k_semantic
+from vitadapter_d2.data.preparing.command import prepare_command
 
 main = prepare_command(
     __doc__, prepare_ade20k_semantic, published_images("ade20k_sem_seg_{}", "train", "val")

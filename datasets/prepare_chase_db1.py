@@ -8,8 +8,8 @@ Writes CHASE_DB1/{images,annotations}/{training,validation}/, 0 = background, 1 
 import sys
 
 from vitadapter_d2.data.datasets.published import published_images
-from vitadapter_d2.data.prepare_command import prepare_command
-from vitadapter_d2.data.prepare_maps import prepare_chase_db1
+from vitadapter_d2.data.preparing.command import prepare_command
+from vitadapter_d2.data.preparing.maps import prepare_chase_db1
 
 main = prepare_command(
     __doc__, prepare_chase_db1, published_images("chase_db1_sem_seg_{}", "train", "val")

@@ -9,8 +9,8 @@ Writes *_gtFine_labelTrainIds.png beside them, 0 to 18, 255 = ignore: the same f
 import sys
 
 from vitadapter_d2.data.datasets.published import published_images
-from vitadapter_d2.data.prepare_command import prepare_command
-from vitadapter_d2.data.prepare_maps import prepare_cityscapes
+from vitadapter_d2.data.preparing.command import prepare_command
+from vitadapter_d2.data.preparing.maps import prepare_cityscapes
 
 main = prepare_command(
     __doc__, prepare_cityscapes, published_images("cityscapes_fine_sem_seg_{}", "train", "val")

@@ -10,8 +10,8 @@ Writes cityscapes/gtFine/cityscapes_panoptic_{train,val}/ and cityscapes_panopti
 import sys
 
 from vitadapter_d2.data.datasets.published import published_images
-from vitadapter_d2.data.prepare_cityscapes import prepare_cityscapes_panoptic
-from vitadapter_d2.data.prepare_command import prepare_command
+from vitadapter_d2.data.preparing.cityscapes import prepare_cityscapes_panoptic
+from vitadapter_d2.data.preparing.command import prepare_command
 
 main = prepare_command(
     __doc__,

@@ -8,8 +8,8 @@ Writes coco/panoptic_semseg_{train,val}2017/, values 0 to 132, 255 where there i
 import sys
 
 from vitadapter_d2.data.datasets.published import published_images
-from vitadapter_d2.data.prepare_command import prepare_command
-from vitadapter_d2.data.prepare_maps import prepare_coco_panoptic
+from vitadapter_d2.data.preparing.command import prepare_command
+from vitadapter_d2.data.preparing.maps import prepare_coco_panoptic
 
 main = prepare_command(
     __doc__, prepare_coco_panoptic, published_images("coco_2017_{}_panoptic", "val", "train")

@@ -8,8 +8,8 @@ Writes coco/coco_stuff_10k/{images,annotations}_detectron2/{train,test}/, 0 to 1
 import sys
 
 from vitadapter_d2.data.datasets.published import published_images
-from vitadapter_d2.data.prepare_command import prepare_command
-from vitadapter_d2.data.prepare_maps import prepare_coco_stuff_10k
+from vitadapter_d2.data.preparing.command import prepare_command
+from vitadapter_d2.data.preparing.maps import prepare_coco_stuff_10k
 
 main = prepare_command(
     __doc__,

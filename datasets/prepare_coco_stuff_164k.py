@@ -8,8 +8,8 @@ Writes coco/stuffthingmaps_detectron2/{train,val}2017/, 0 to 170, 255 = ignore
 import sys
 
 from vitadapter_d2.data.datasets.published import published_images
-from vitadapter_d2.data.prepare_command import prepare_command
-from vitadapter_d2.data.prepare_maps import prepare_coco_stuff_164k
+from vitadapter_d2.data.preparing.command import prepare_command
+from vitadapter_d2.data.preparing.maps import prepare_coco_stuff_164k
 
 main = prepare_command(
     __doc__,

@@ -8,8 +8,8 @@ Writes mapillary_vistas/{training,validation}/labels_cityscapes/, 0 to 18, 255 =
 import sys
 
 from vitadapter_d2.data.datasets.published import published_images
-from vitadapter_d2.data.prepare_command import prepare_command
-from vitadapter_d2.data.prepare_maps import prepare_mapillary
+from vitadapter_d2.data.preparing.command import prepare_command
+from vitadapter_d2.data.preparing.maps import prepare_mapillary
 
 main = prepare_command(
     __doc__,

@@ -9,8 +9,8 @@ Writes objects365/annotations/objects365_v2_{train,val}.json
 import sys
 
 from vitadapter_d2.data.datasets.published import published_images
-from vitadapter_d2.data.prepare_command import prepare_command
-from vitadapter_d2.data.prepare_objects365 import prepare_objects365
+from vitadapter_d2.data.preparing.command import prepare_command
+from vitadapter_d2.data.preparing.objects365 import prepare_objects365
 
 main = prepare_command(
     __doc__,

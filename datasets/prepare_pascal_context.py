@@ -9,8 +9,8 @@ Writes VOC2010/annotations_detectron2/{train,val}/, 0 to 58, 255 = ignore
 import sys
 
 from vitadapter_d2.data.datasets.published import published_images
-from vitadapter_d2.data.prepare_command import prepare_command
-from vitadapter_d2.data.prepare_pascal_context import prepare_pascal_context
+from vitadapter_d2.data.preparing.command import prepare_command
+from vitadapter_d2.data.preparing.pascal_context import prepare_pascal_context
 
 main = prepare_command(
     __doc__,

@@ -10,8 +10,8 @@ Writes potsdam/img_dir/{train,val}/ and potsdam/annotations_detectron2/{train,va
 import sys
 
 from vitadapter_d2.data.datasets.published import published_images
-from vitadapter_d2.data.prepare_command import prepare_command
-from vitadapter_d2.data.prepare_potsdam import prepare_potsdam
+from vitadapter_d2.data.preparing.command import prepare_command
+from vitadapter_d2.data.preparing.potsdam import prepare_potsdam
 
 main = prepare_command(
     __doc__, prepare_potsdam, published_images("potsdam_sem_seg_{}", "train", "val")

@@ -2,7 +2,7 @@ import runpy
 
 import pytest
 
-from vitadapter_d2.engine.config import configs_root
+from vitadapter_d2.engine.config.loading import configs_root
 
 SCHEDULES = runpy.run_path(str(configs_root() / "common" / "schedules.py"))
 

@@ -21,11 +21,11 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitadapter_d2.engine.calls import instantiate
-from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.config.calls import instantiate
+from vitadapter_d2.engine.config.loading import load_config
 from vitadapter_d2.engine.errors import exit_status
 from vitadapter_d2.engine.train import build_loader
-from vitadapter_d2.engine.trainer import AMP_DTYPES
+from vitadapter_d2.engine.training.trainer import AMP_DTYPES
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from vitadapter_d2.data.check_dataset import Report
+    from vitadapter_d2.data.checking.dataset import Report
 
 
 def count_or_all(text: str) -> int | None:
@@ -85,7 +85,7 @@ def draw(records: Sequence[dict[str, Any]], name: str, count: int, seed: int, fo
 
 def main(args: argparse.Namespace) -> int:
     """Returns the exit status."""
-    from vitadapter_d2.data.check_dataset import check_dataset
+    from vitadapter_d2.data.checking.dataset import check_dataset
 
     report = check_dataset(args.name, args.images, args.workers, "reading", args.seed)
     print(f"{args.name}: {report.images} images, {report.annotations} annotations")

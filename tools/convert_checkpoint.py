@@ -18,8 +18,8 @@ import torch
 
 from vitadapter_d2.checkpoint.conversion import KINDS, Conversion, convert_checkpoint
 from vitadapter_d2.checkpoint.reading import read_checkpoint
-from vitadapter_d2.engine.calls import instantiate
-from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.config.calls import instantiate
+from vitadapter_d2.engine.config.loading import load_config
 from vitadapter_d2.files import replacing
 
 

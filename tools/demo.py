@@ -18,9 +18,9 @@ import sys
 from pathlib import Path
 
 from vitadapter_d2 import Predictor
-from vitadapter_d2.engine.config import load_config
-from vitadapter_d2.engine.demo import Demo
-from vitadapter_d2.engine.demo_options import (
+from vitadapter_d2.engine.config.loading import load_config
+from vitadapter_d2.engine.demo.demo import Demo
+from vitadapter_d2.engine.demo.options import (
     DemoOptions,
     check_device,
     chosen_classes,

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from vitadapter_d2 import model_zoo
-from vitadapter_d2.engine.calls import instantiate
+from vitadapter_d2.engine.config.calls import instantiate
 from vitadapter_d2.files import replacing
 from vitadapter_d2.modeling.backbone import ViTAdapter
 from vitadapter_d2.modeling.backbone.interaction import ConvFFN

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from vitadapter_d2.engine.errors import nearest
-from vitadapter_d2.engine.metric_names import is_of_one_class, is_of_one_layer
+from vitadapter_d2.engine.records.metric_names import is_of_one_class, is_of_one_layer
 from vitadapter_d2.files import replacing
 
 Curve = dict[int, float]  # iteration to value

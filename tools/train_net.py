@@ -5,12 +5,14 @@
     python tools/train_net.py --config-file F --eval-only train.init_checkpoint=model_final.pth
     python tools/train_net.py --config-file F --data my_folder train.output_dir=output/mine
 
-Flags are Detectron2's; ``key=value`` arguments override fields of the config. Several processes are
-started here (--num-gpus, --num-machines) or by torchrun: docs/launching.md.
+Flags are Detectron2's; ``key=value`` arguments override fields of the config. An evaluation leaves
+its files in ``evaluation`` below train.output_dir, unless the command line says where. Several
+processes are started here (--num-gpus, --num-machines) or by torchrun: docs/launching.md.
 """
 
 import sys
-from argparse import Namespace
+from argparse import ZERO_OR_MORE, Namespace
+from pathlib import Path
 
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
@@ -18,15 +20,16 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 from vitadapter_d2.data.own import OwnData
-from vitadapter_d2.engine.calls import instantiate
-from vitadapter_d2.engine.config import find_config, load_config
-from vitadapter_d2.engine.distributed import leave_process_group
-from vitadapter_d2.engine.ema import uses_averages
+from vitadapter_d2.engine.config.calls import instantiate
+from vitadapter_d2.engine.config.loading import find_config, load_config
+from vitadapter_d2.engine.config.overrides import overrides_field
 from vitadapter_d2.engine.errors import ConfigError
-from vitadapter_d2.engine.evaluate import Results, do_test, summary_line
-from vitadapter_d2.engine.launching import launch
-from vitadapter_d2.engine.own_data import add_own_data_flags, check_weights_for, tell, use_own_data
+from vitadapter_d2.engine.evaluate import Results, do_test, summary_line, write_results
+from vitadapter_d2.engine.launching.launch import launch
+from vitadapter_d2.engine.own.data import add_own_data_flags, check_weights_for, tell, use_own_data
 from vitadapter_d2.engine.train import do_train
+from vitadapter_d2.engine.training.distributed import leave_process_group
+from vitadapter_d2.engine.training.ema import uses_averages
 from vitadapter_d2.engine.weights import load_trained, trained_weights
 
 
@@ -34,6 +37,8 @@ def read(args: Namespace) -> DictConfig:
     """The config with the overrides and, if flags say so, with the user's own data."""
     args.config_file = str(find_config(args.config_file))
     cfg = load_config(args.config_file, args.opts)
+    if args.eval_only and not overrides_field(args.opts, "train.output_dir"):
+        cfg.train.output_dir = str(Path(cfg.train.output_dir, "evaluation"))  # a run's files stay
     use_own_data(cfg, args)
     return cfg
 
@@ -68,15 +73,24 @@ def main(args: Namespace) -> None:
     cfg = setup(args)
     results = evaluate(cfg, args.own_data) if args.eval_only else do_train(cfg, resume=args.resume)
     if comm.is_main_process():
+        if args.eval_only:
+            write_results(results, Path(cfg.train.output_dir, "results.json"))
         print(f"Results, log and pictures are in {cfg.train.output_dir}")
         print(summary_line(results))
     leave_process_group()
 
 
-if __name__ == "__main__":
+def parse_arguments() -> Namespace:
+    """Flags and overrides, in any order."""
     parser = default_argument_parser(epilog=__doc__)  # its own epilog is of other configs
     add_own_data_flags(parser)
-    args = parser.parse_args()
+    (overrides,) = (action for action in parser._actions if action.dest == "opts")
+    overrides.nargs = ZERO_OR_MORE  # else they swallow the flags behind them
+    args = parser.parse_intermixed_args()
     if not args.config_file:
         parser.error("--config-file is needed: a file or a name of the zoo")
-    sys.exit(launch(main, args, read))
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(launch(main, parse_arguments(), read))

@@ -12,9 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.config.loading import load_config
 from vitadapter_d2.engine.errors import exit_status
-from vitadapter_d2.engine.own_data import add_own_data_flags, use_own_data
+from vitadapter_d2.engine.own.data import add_own_data_flags, use_own_data
 from vitadapter_d2.engine.visualize import draw_samples
 
 

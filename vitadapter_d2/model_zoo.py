@@ -4,9 +4,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
-from vitadapter_d2.engine.calls import instantiate
-from vitadapter_d2.engine.config import load_config, zoo_names
-from vitadapter_d2.engine.own_classes import set_num_classes
+from vitadapter_d2.engine.config.calls import instantiate
+from vitadapter_d2.engine.config.loading import load_config, zoo_names
+from vitadapter_d2.engine.own.classes import set_num_classes
 
 __all__ = ["get", "get_config", "names"]
 

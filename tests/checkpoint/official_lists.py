@@ -37,6 +37,7 @@ CONFIG_PARTS = (
     "backbone",
     "neck",
     "rpn_head",
+    "bbox_head",
     "roi_head",
     "decode_head",
     "auxiliary_head",

@@ -6,7 +6,7 @@ from torch import nn
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.checkpoint.transfer import move_adapter
-from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.config.loading import load_config
 
 PANOPTIC = "shapes/mask2former_vit_adapter_quickstart"
 BOXES = "shapes/mask_rcnn_vit_adapter_shapes"

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from vitadapter_d2.data import BoostedMapper, InstaBoost
 from vitadapter_d2.data.instaboost import decode, overlapping_groups
-from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.config.loading import load_config
 
 SIZE = (90, 120)
 ALWAYS = {"aug_ratio": 1.0, "color_prob": 0.0}

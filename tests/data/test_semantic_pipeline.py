@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from vitadapter_d2.data import SemanticMapper
-from vitadapter_d2.engine.config import configs_root
+from vitadapter_d2.engine.config.loading import configs_root
 
 # Builder, its options; what the official configuration of that crop has: classes, crop, scale.
 OFFICIAL = [

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vitadapter_d2.data.datasets.objects365 import register_objects365
 from vitadapter_d2.data.datasets.objects365_categories import OBJECTS365_V2_NAMES
-from vitadapter_d2.data.prepare_objects365 import NEVER_RELEASED
+from vitadapter_d2.data.preparing.objects365 import NEVER_RELEASED
 
 SCRIPT = "prepare_objects365.py"
 NAMES = {"patch0/objects365_v1_1.jpg": "v1", "patch1/objects365_v2_2.jpg": "v2"}

@@ -20,8 +20,8 @@ from PIL import Image
 from vitadapter_d2.data import InstanceMapper, PanopticMapper
 from vitadapter_d2.data.coco_format import rgb_to_ids
 from vitadapter_d2.data.datasets import register_all
-from vitadapter_d2.engine.config import configs_root
-from vitadapter_d2.engine.pictures import PictureWriter
+from vitadapter_d2.engine.config.loading import configs_root
+from vitadapter_d2.engine.records.pictures import PictureWriter
 
 SIZE = (48, 96)
 STEM = "ulm_000000_000019"

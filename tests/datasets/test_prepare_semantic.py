@@ -16,14 +16,15 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
-from vitadapter_d2.data import SemanticMapper, prepare_potsdam
-from vitadapter_d2.data.check_dataset import check_dataset
+from vitadapter_d2.data import SemanticMapper
+from vitadapter_d2.data.checking.dataset import check_dataset
 from vitadapter_d2.data.datasets import register_all
 from vitadapter_d2.data.datasets.coco_stuff_categories import COCO_STUFF_CATEGORIES
 from vitadapter_d2.data.datasets.mapillary_categories import MAPILLARY_CATEGORIES
 from vitadapter_d2.data.datasets.pascal_context_categories import PASCAL_CONTEXT_CATEGORIES
 from vitadapter_d2.data.datasets.potsdam import POTSDAM_SEMANTIC_CATEGORIES
-from vitadapter_d2.engine.config import configs_root
+from vitadapter_d2.data.preparing import potsdam as prepare_potsdam
+from vitadapter_d2.engine.config.loading import configs_root
 from vitadapter_d2.evaluation import SemanticEvaluator
 
 Labels = dict[str, np.ndarray]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.config.loading import load_config
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = """
 from detectron2.config import LazyCall as L
 from detectron2.evaluation import SemSegEvaluator
-from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.config.loading import load_config
 
 base = load_config("shapes/mask2former_vit_adapter_quickstart")
 model, optimizer, lr_multiplier = base.model, base.optimizer, base.lr_multiplier

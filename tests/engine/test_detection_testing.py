@@ -8,8 +8,8 @@ from detectron2.data import transforms as T
 
 from vitadapter_d2 import Predictor
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
-from vitadapter_d2.engine.calls import instantiate
-from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.config.calls import instantiate
+from vitadapter_d2.engine.config.loading import load_config
 from vitadapter_d2.engine.evaluate import loader_under_test, model_under_test
 from vitadapter_d2.inference.detection import BoxView, DetectionTester
 

@@ -3,7 +3,7 @@
 import torch
 from detectron2.config import instantiate
 
-from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.config.loading import load_config
 from vitadapter_d2.engine.train import do_train
 
 

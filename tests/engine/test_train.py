@@ -12,7 +12,7 @@ from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.data.datasets.registration import SemanticPaths, load_semantic_records
 from vitadapter_d2.engine.evaluate import do_test, summary_line
 from vitadapter_d2.engine.train import do_train
-from vitadapter_d2.engine.trainer import Trainer
+from vitadapter_d2.engine.training.trainer import Trainer
 
 
 def trained_iterations(cfg):

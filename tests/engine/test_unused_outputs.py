@@ -8,7 +8,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 from vitadapter_d2 import compat, model_zoo
-from vitadapter_d2.engine.distributed import leave_process_group, synchronize_batch_norm
+from vitadapter_d2.engine.training.distributed import leave_process_group, synchronize_batch_norm
 
 DETECTORS = ("atss", "gfl", "dino")
 

@@ -5,7 +5,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from htc_models import make_input
 
-from vitadapter_d2.engine.config import configs_root
+from vitadapter_d2.engine.config.loading import configs_root
 from vitadapter_d2.modeling.box_predictor import SoftNMSOutputLayers
 
 CONFIG = """

@@ -1,6 +1,8 @@
 """The tools as a user runs them, on the generated data set in miniature."""
 
+import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -60,20 +62,39 @@ def test_training_ends_in_the_metrics(trained):
         assert (output / name).is_file()
 
 
-def test_evaluation_only_repeats_the_line(trained, tiny_root, tmp_path):
+def test_evaluation_only_repeats_the_line_and_keeps_the_numbers(trained, tiny_root, tmp_path):
     output, log = trained
     done = run(
         "tools/train_net.py",
-        "--config-file",
-        CONFIG,
-        "--eval-only",
         f"train.init_checkpoint={output / 'model_final.pth'}",
         f"train.output_dir={tmp_path}",
+        "--config-file",
+        CONFIG,
         "train.device=cpu",
+        "--eval-only",  # flags may come anywhere
         datasets=tiny_root.parent,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().splitlines()[-1] == log.strip().splitlines()[-1]
+    line = done.stdout.strip().splitlines()[-1]
+    assert line == log.strip().splitlines()[-1]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert line.startswith(f"PQ {results['panoptic_seg']['PQ']:.1f}")
+    assert {"bbox", "segm", "sem_seg"} < results.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        (["--eval-only"], "output/quickstart/evaluation"),
+        (["--eval-only", "train.output_dir=mine"], "mine"),
+        ([], "output/quickstart"),
+    ],
+)
+def test_evaluation_only_stays_out_of_the_folder_of_a_run(monkeypatch, arguments, folder):
+    tool = runpy.run_path(str(ROOT / "tools/train_net.py"))
+    config = ["--config-file", "shapes/mask2former_vit_adapter_quickstart"]
+    monkeypatch.setattr(sys, "argv", ["train_net.py", *config, *arguments])
+    assert tool["read"](tool["parse_arguments"]()).train.output_dir == folder
 
 
 def test_evaluation_only_needs_weights(tmp_path):

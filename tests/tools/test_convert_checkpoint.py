@@ -20,7 +20,7 @@ from original_files import (
 )
 
 from vitadapter_d2.checkpoint.conversion import KINDS
-from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.config.loading import load_config
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "convert_checkpoint.py"

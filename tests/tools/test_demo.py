@@ -18,7 +18,7 @@ from detectron2.data import MetadataCatalog
 
 from vitadapter_d2 import Predictor
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
-from vitadapter_d2.engine.config import load_config
+from vitadapter_d2.engine.config.loading import load_config
 
 DEMO = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
 CONFIG = "shapes/mask2former_vit_adapter_quickstart"

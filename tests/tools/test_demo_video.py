@@ -13,9 +13,9 @@ from detectron2.config import instantiate
 
 from vitadapter_d2 import Predictor
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
-from vitadapter_d2.engine.config import load_config
-from vitadapter_d2.engine.demo import Demo
-from vitadapter_d2.engine.demo_options import (
+from vitadapter_d2.engine.config.loading import load_config
+from vitadapter_d2.engine.demo.demo import Demo
+from vitadapter_d2.engine.demo.options import (
     DemoOptions,
     check_device,
     chosen_classes,

@@ -10,7 +10,7 @@ import pytest
 from detectron2.config import instantiate
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
-from vitadapter_d2.engine.config import configs_root, load_config
+from vitadapter_d2.engine.config.loading import configs_root, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from vitadapter_d2.engine.errors import ConfigError
-from vitadapter_d2.engine.preflight import check_weights
+from vitadapter_d2.engine.launching.preflight import check_weights
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "shapes/mask2former_vit_adapter_quickstart"

@@ -11,8 +11,8 @@ from detectron2.data import MetadataCatalog
 from own_folders import as_boxes, coco, label_maps, make_shapes, roboflow
 
 from vitadapter_d2.data.own import OwnSource
-from vitadapter_d2.engine.config import load_config
-from vitadapter_d2.engine.own_data import apply_own_data, find_own_data
+from vitadapter_d2.engine.config.loading import load_config
+from vitadapter_d2.engine.own.data import apply_own_data, find_own_data
 from vitadapter_d2.engine.visualize import as_record, draw_samples
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "visualize_data.py"

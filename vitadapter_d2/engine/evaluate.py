@@ -1,9 +1,12 @@
 """Evaluation of a model as the config says."""
 
 import copy
+import json
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
@@ -11,7 +14,8 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vitadapter_d2.engine.calls import instantiate
+from vitadapter_d2.engine.config.calls import instantiate
+from vitadapter_d2.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +116,16 @@ def summary_line(results: Results) -> str:
         if key in results.get(task, {})
     ]
     return "  ".join(values) or "no metrics"
+
+
+def write_results(results: Results, path: Path) -> None:
+    """Every metric as JSON: task -> metric -> value; what is not a number becomes null."""
+    content = {
+        task: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        for task, metrics in results.items()
+    }
+    with replacing(path, "w") as file:
+        json.dump(content, file, indent=1)
 
 
 def _value(results: Mapping[str, Any], task: str, key: str) -> float:

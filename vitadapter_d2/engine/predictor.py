@@ -9,11 +9,11 @@ import torch
 from detectron2.data import transforms as T
 from omegaconf import DictConfig
 
-from vitadapter_d2.engine.calls import instantiate
-from vitadapter_d2.engine.config import load_config
-from vitadapter_d2.engine.ema import uses_averages
+from vitadapter_d2.engine.config.calls import instantiate
+from vitadapter_d2.engine.config.loading import load_config
 from vitadapter_d2.engine.evaluate import loader_under_test, model_under_test
-from vitadapter_d2.engine.own_classes import shown_metadata, with_classes_of
+from vitadapter_d2.engine.own.classes import shown_metadata, with_classes_of
+from vitadapter_d2.engine.training.ema import uses_averages
 from vitadapter_d2.engine.weights import load_trained, trained_weights
 
 

@@ -15,18 +15,18 @@ from vitadapter_d2 import compat
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.checkpoint.sharded import is_sharded
 from vitadapter_d2.data.seeding import seed_everything, seeded
-from vitadapter_d2.engine.best import BestCheckpointer
-from vitadapter_d2.engine.calls import instantiate, parameters, target_of
-from vitadapter_d2.engine.distributed import synchronize_batch_norm
-from vitadapter_d2.engine.ema import EmaHook, build_ema, tested_weights
+from vitadapter_d2.engine.config.calls import instantiate, parameters, target_of
 from vitadapter_d2.engine.evaluate import Results, check_test, do_test
-from vitadapter_d2.engine.own_classes import remembered_classes
-from vitadapter_d2.engine.saving import PeriodicCheckpointer, drop_repeated, set_aside
-from vitadapter_d2.engine.sharding import shard_if_asked, shard_loaded_state, whole_weights
-from vitadapter_d2.engine.summary import Summary, count_images
-from vitadapter_d2.engine.throughput import Throughput
-from vitadapter_d2.engine.trainer import Trainer
-from vitadapter_d2.engine.writers import Writers
+from vitadapter_d2.engine.own.classes import remembered_classes
+from vitadapter_d2.engine.records.summary import Summary, count_images
+from vitadapter_d2.engine.records.writers import Writers
+from vitadapter_d2.engine.training.best import BestCheckpointer
+from vitadapter_d2.engine.training.distributed import synchronize_batch_norm
+from vitadapter_d2.engine.training.ema import EmaHook, build_ema, tested_weights
+from vitadapter_d2.engine.training.saving import PeriodicCheckpointer, drop_repeated, set_aside
+from vitadapter_d2.engine.training.sharding import shard_if_asked, shard_loaded_state, whole_weights
+from vitadapter_d2.engine.training.throughput import Throughput
+from vitadapter_d2.engine.training.trainer import Trainer
 from vitadapter_d2.files import remove_partial_files
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from vitadapter_d2.data.coco_format import encode_mask
 from vitadapter_d2.data.reading import Tolerant
 from vitadapter_d2.data.seeding import seed_everything
-from vitadapter_d2.engine.calls import instantiate
+from vitadapter_d2.engine.config.calls import instantiate
 from vitadapter_d2.engine.errors import ConfigError
 from vitadapter_d2.files import write_image
 from vitadapter_d2.inference.drawing import draw_annotation, side_by_side, stack

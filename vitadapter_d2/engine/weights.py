@@ -8,7 +8,7 @@ from torch import nn
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.checkpoint.report import some
-from vitadapter_d2.engine.ema import AveragesTaker
+from vitadapter_d2.engine.training.ema import AveragesTaker
 
 
 def trained_weights(cfg: DictConfig, weights: str | Path | None = None) -> str:

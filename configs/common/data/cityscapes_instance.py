@@ -3,7 +3,7 @@
 from detectron2.config import LazyCall as L
 
 from vitadapter_d2.data import InstanceMapper
-from vitadapter_d2.engine.pictures import PictureWriter
+from vitadapter_d2.engine.records.pictures import PictureWriter
 from vitadapter_d2.evaluation import CityscapesInstanceEvaluator
 
 from .mask2former import crops, loaders

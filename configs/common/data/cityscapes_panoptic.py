@@ -4,7 +4,7 @@ from detectron2.config import LazyCall as L
 from detectron2.evaluation import COCOPanopticEvaluator
 
 from vitadapter_d2.data import PanopticMapper
-from vitadapter_d2.engine.pictures import PictureWriter
+from vitadapter_d2.engine.records.pictures import PictureWriter
 from vitadapter_d2.evaluation import CityscapesInstanceEvaluator, SemanticEvaluator
 
 from .mask2former import crops, loaders

@@ -9,7 +9,7 @@ from detectron2.data import (
 )
 
 from vitadapter_d2.data import build_train_loader
-from vitadapter_d2.engine.pictures import PictureWriter
+from vitadapter_d2.engine.records.pictures import PictureWriter
 from vitadapter_d2.evaluation import DetectionEvaluator
 
 from ..testing import detection_test

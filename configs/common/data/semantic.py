@@ -15,7 +15,7 @@ from vitadapter_d2.data import (
     SemanticMapper,
     build_train_loader,
 )
-from vitadapter_d2.engine.pictures import PictureWriter
+from vitadapter_d2.engine.records.pictures import PictureWriter
 from vitadapter_d2.evaluation import SemanticEvaluator
 
 from ..normalization import IMAGENET_MEAN

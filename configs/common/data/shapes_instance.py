@@ -10,7 +10,7 @@ from detectron2.data import (
 from detectron2.evaluation import COCOEvaluator
 
 from vitadapter_d2.data import ChannelShuffle, build_train_loader
-from vitadapter_d2.engine.pictures import PictureWriter
+from vitadapter_d2.engine.records.pictures import PictureWriter
 
 from ..testing import detection_test
 

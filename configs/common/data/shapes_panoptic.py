@@ -10,7 +10,7 @@ from detectron2.data import (
 from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
 
 from vitadapter_d2.data import ChannelShuffle, PanopticMapper, build_train_loader
-from vitadapter_d2.engine.pictures import PictureWriter
+from vitadapter_d2.engine.records.pictures import PictureWriter
 
 _VAL = "shapes_val_panoptic"
 _OUTPUT = "${train.output_dir}/inference"

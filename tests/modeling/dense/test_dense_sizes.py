@@ -6,7 +6,7 @@ from dense_models import item
 from detectron2.config import LazyConfig, instantiate
 
 from vitadapter_d2 import model_zoo
-from vitadapter_d2.engine.config import configs_root
+from vitadapter_d2.engine.config.loading import configs_root
 
 
 @pytest.mark.parametrize(

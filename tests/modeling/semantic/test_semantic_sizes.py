@@ -7,7 +7,7 @@ from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig, instantiate
 from timm.models.beit import Beit
 
-from vitadapter_d2.engine.config import configs_root
+from vitadapter_d2.engine.config.loading import configs_root
 from vitadapter_d2.modeling.backbone import PlainViTPyramid, plain_vit
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from detectron2.data.datasets import load_coco_json
 
-from vitadapter_d2.data.checking import check_coco
+from vitadapter_d2.data.checking.coco import check_coco
+from vitadapter_d2.data.checking.findings import refuse
 from vitadapter_d2.data.coco_format import read_json
-from vitadapter_d2.data.findings import refuse
 
 Record = dict[str, Any]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from vitadapter_d2.data.checking_panoptic import check_panoptic
+from vitadapter_d2.data.checking.findings import refuse
+from vitadapter_d2.data.checking.panoptic import check_panoptic
 from vitadapter_d2.data.coco_format import read_json
-from vitadapter_d2.data.findings import refuse
 
 Record = dict[str, Any]
 

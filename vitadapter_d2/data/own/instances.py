@@ -13,7 +13,7 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from vitadapter_d2.data.checking import (
+from vitadapter_d2.data.checking.coco import (
     EMPTY_MASK,
     duplicates,
     is_polygon,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitadapter_d2.data.checking import check_parts
+from vitadapter_d2.data.checking.coco import check_parts
+from vitadapter_d2.data.checking.findings import refuse
 from vitadapter_d2.data.coco_format import read_json
-from vitadapter_d2.data.findings import refuse
 
 PARTS = {
     "train": ("train", "training"),

@@ -9,7 +9,7 @@ from vitadapter_d2.data.own.classes import whole_number
 from vitadapter_d2.data.own.images import check_sizes, locate, map_files
 from vitadapter_d2.data.own.instances import Annotations, Entry, read_categories, read_images
 from vitadapter_d2.data.own.layouts import Place, read_coco, subfolders
-from vitadapter_d2.data.prepare import read_picture
+from vitadapter_d2.data.preparing.label_maps import read_picture
 
 
 def read_segments(place: Place) -> tuple[Annotations, Path]:

@@ -16,7 +16,7 @@ from vitadapter_d2.data.own.joining import divide, hold_out, share_categories
 from vitadapter_d2.data.own.layouts import OwnSource, Place, find_places, nothing_found
 from vitadapter_d2.data.own.panoptic import objects_of, read_segments
 from vitadapter_d2.data.own.semantic import Pair, find_classes, pair_files
-from vitadapter_d2.data.prepare import panoptic_to_semantic
+from vitadapter_d2.data.preparing.label_maps import panoptic_to_semantic
 from vitadapter_d2.files import replacing
 
 _MOST_NAMES = 20

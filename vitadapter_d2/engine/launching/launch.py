@@ -1,0 +1,262 @@
+"""Starting a run's processes, and ending them with one sentence when something is wrong.
+
+One process, several on this machine, several machines, or those that ``torchrun`` and its like
+have started: these are known by the variables of their environment.
+"""
+
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from urllib.parse import urlparse
+
+import torch
+from omegaconf import DictConfig
+from torch import distributed
+from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed.rendezvous import rendezvous
+from torch.multiprocessing import (
+    ProcessExitedException,
+    get_start_method,
+    set_start_method,
+    spawn,
+)
+
+from vitadapter_d2 import compat
+from vitadapter_d2.engine.errors import ConfigError, sentences_logged, told
+from vitadapter_d2.engine.launching.places import (
+    Place,
+    check_flags,
+    given_place,
+    is_spokesman,
+    restarts,
+)
+from vitadapter_d2.engine.launching.preflight import check_run, explain_missing_file
+
+Main = Callable[[Namespace], None]
+Read = Callable[[Namespace], DictConfig]
+
+_TOLD = "vitadapter_d2/told"  # how often an error has been told, in the store
+_TIMEOUT_MINUTES = 30  # Detectron2's
+# What gloo and NCCL say when the other end is gone.
+_LOST = re.compile(r"gloo/|Connection (closed|reset|refused)|[Tt]imed out")
+_GRACE_S = 3  # in which the process that started this one sees that another has died, and says so
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every process is given."""
+
+    main: Main
+    args: Namespace
+    read: Read
+    device: str
+    timeout: timedelta
+
+
+def launch(main: Main, args: Namespace, read: Read) -> int:
+    """Checks a run, starts its processes and waits for them.
+
+    An error that the user can mend is printed once, as one sentence, whatever the number of
+    processes, and Ctrl-C too; every other keeps its traceback.
+
+    Args:
+        main: runs in every process, with Detectron2's process groups made; a function of a module.
+        args: Detectron2's flags. In a process that ``torchrun`` has started again ``resume`` is
+            set: what it did before is in the newest checkpoint.
+        read: the config that ``args`` name, overridden; asked before there are processes.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        return _launch(main, args, read)
+    except KeyboardInterrupt:
+        if is_spokesman():
+            print("interrupted; --resume continues from the newest checkpoint", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _launch(main: Main, args: Namespace, read: Read) -> int:
+    try:
+        place = given_place()
+        args.resume = args.resume or restarts() > 0
+        if place is None:
+            check_flags(args)
+        local_size = place.local_size if place else args.num_gpus
+        world_size = place.world_size if place else args.num_gpus * args.num_machines
+        if place and args.num_gpus not in (1, local_size):
+            raise ConfigError(
+                f"--num-gpus {args.num_gpus}, but {local_size} processes have been started on this "
+                "machine: leave the flag out"
+            )
+        cfg = read(args)
+        remarks = check_run(cfg, args, local_size, world_size)
+    except Exception as error:
+        return _end(error, told(error), aloud=is_spokesman())
+    if is_spokesman():
+        for remark in remarks:
+            print(remark, file=sys.stderr)
+    minutes = float(cfg.train.get("ddp_timeout_minutes", _TIMEOUT_MINUTES))
+    job = _Job(main, args, read, torch.device(cfg.train.device).type, timedelta(minutes=minutes))
+    if place and place.world_size > 1:
+        return _join_and_run(job, place, _agreed_store)
+    if world_size > 1:
+        return _spawn(job)
+    return _run(job, None)
+
+
+def _spawn(job: _Job) -> int:
+    """Starts this machine's processes, keeps the store that they meet in, and waits."""
+    args = job.args
+    try:
+        store = _meeting_point(args, job.timeout)
+    except ConfigError as error:
+        return _end(error, str(error))
+    address = (urlparse(args.dist_url).hostname, store.port)
+    # That the others are stopped is part of the sentence.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    try:
+        spawn(_spawned, (job, address, get_start_method()), nprocs=args.num_gpus)
+    except ProcessExitedException as error:
+        if error.signal_name:
+            print(
+                f"process {error.error_index} of {args.num_gpus} was ended by {error.signal_name} "
+                f"({_likely(error.signal_name)}); the others have been stopped, --resume continues "
+                "from the newest checkpoint",
+                file=sys.stderr,
+            )
+        return 1  # without a signal, it has told why
+    return 0
+
+
+def _likely(signal_name: str) -> str:
+    return {
+        "SIGKILL": "often the system, out of memory",
+        "SIGABRT": "an assertion in compiled code, or NCCL waited too long",
+        "SIGTERM": "someone, or the scheduler",
+    }.get(signal_name, "a fault in compiled code")
+
+
+def _meeting_point(args: Namespace, timeout: timedelta) -> TCPStore:
+    """The store of all processes, served by the first one of machine 0, which outlives the rest."""
+    if args.dist_url == "auto":
+        args.dist_url = "tcp://127.0.0.1:0"
+    url = urlparse(args.dist_url)
+    is_server = args.machine_rank == 0
+    try:
+        return TCPStore(url.hostname, url.port, None, is_server, timeout, wait_for_workers=False)
+    except distributed.DistError as error:
+        if is_server:
+            raise ConfigError(
+                f"port {url.port} of --dist-url {args.dist_url} cannot be opened: another run has "
+                "it, or processes that a dead run has left; --dist-url auto takes a free one"
+            ) from error
+        raise ConfigError(
+            f"machine 0 does not answer at --dist-url {args.dist_url}: {_reason(error)}"
+        ) from error
+
+
+def _spawned(local_rank: int, job: _Job, address: tuple[str, int], start_method: str) -> None:
+    # Else the data loading processes are spawned too, and each imports everything again.
+    set_start_method(start_method, force=True)
+    args = job.args
+    place = Place(
+        rank=args.machine_rank * args.num_gpus + local_rank,
+        world_size=args.num_machines * args.num_gpus,
+        local_rank=local_rank,
+        local_size=args.num_gpus,
+    )
+    if status := _join_and_run(job, place, partial(TCPStore, *address, None, False)):
+        sys.exit(status)
+
+
+def _agreed_store(timeout: timedelta) -> Store:
+    """Where processes meet that another program has started."""
+    store = next(rendezvous("env://", timeout=timeout))[0]
+    # torchrun's store outlives an attempt, and holds the addresses of those who are gone.
+    return PrefixStore(f"attempt {restarts()}", store)
+
+
+def _join_and_run(job: _Job, place: Place, connect: Callable[[timedelta], Store]) -> int:
+    try:
+        store = connect(job.timeout)
+        _join(job, place, store)
+    except RuntimeError as error:
+        sentence = f"process {place.rank} does not meet the others: {_reason(error)}"
+        return _end(error, sentence if _is_loss(error) else None)
+    return _run(job, store)
+
+
+def _join(job: _Job, place: Place, store: Store) -> None:
+    """Makes the process groups that Detectron2 expects, as its own ``launch`` does."""
+    if job.device == "cuda":
+        torch.cuda.set_device(place.local_rank)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_size))
+    distributed.init_process_group(
+        "nccl" if job.device == "cuda" else "gloo",
+        store=store,
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=job.timeout,
+    )
+    compat.create_local_process_group(place.local_size)
+
+
+def _run(job: _Job, store: Store | None) -> int:
+    try:
+        with sentences_logged(lambda error: _reason(error) if _is_loss(error) else told(error)):
+            job.main(job.args)
+    except Exception as error:
+        return _end(error, _sentence(error, job), _is_first(store))
+    return 0
+
+
+def _end(error: Exception, sentence: str | None, aloud: bool = True) -> int:
+    """Prints a sentence instead of the traceback; without one the error goes on."""
+    if sentence is None:
+        raise error
+    if aloud:
+        print(sentence, file=sys.stderr, flush=True)
+    return 1
+
+
+def _is_first(store: Store | None) -> bool:
+    """Whether no other process has ended with an error."""
+    try:
+        return store is None or store.add(_TOLD, 1) == 1
+    except distributed.DistError:  # the store is lost too
+        return True
+
+
+def _sentence(error: Exception, job: _Job) -> str | None:
+    if distributed.is_initialized() and _is_loss(error):
+        if given_place() is None:
+            time.sleep(_GRACE_S)
+        return (
+            f"process {distributed.get_rank()} has lost another one, which died or does not answer "
+            f"({_reason(error)}); --resume continues from the newest checkpoint"
+        )
+    if isinstance(error, FileNotFoundError):
+        return explain_missing_file(job.read(job.args), error) or told(error)
+    return told(error)
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Whether another process, or the way to it, has failed rather than this one."""
+    is_plain = isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
+    return is_plain or isinstance(error, distributed.DistError)
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence, without the place in the source of gloo or torch."""
+    text = re.sub(r"\[/[^\]]*\]\s*", "", str(error)).strip()
+    return re.split(r"\. |\n", text, maxsplit=1)[0] or type(error).__name__
