@@ -6,7 +6,11 @@ from omegaconf import OmegaConf
 
 from vitadapter_d2 import model_zoo
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
-from vitadapter_d2.checkpoint.reading import DownloadError
+from vitadapter_d2.checkpoint.fetching import DownloadError
+from vitadapter_d2.data.own import OwnClasses
+from vitadapter_d2.data.own.classes import make_categories
+from vitadapter_d2.engine.own.classes import RememberedClasses
+from vitadapter_d2.engine.training.ema import ModelEma
 
 NAME = "shapes/mask2former_vit_adapter_quickstart"
 
@@ -34,6 +38,25 @@ def assert_same(model, other):
 def test_weights_come_from_a_file(saved):
     model, path = saved
     assert_same(model_zoo.get(NAME, path), model)
+
+
+def test_averages_and_the_classes_that_the_file_remembers_are_taken(tmp_path):
+    name = "shapes/mask_rcnn_vit_adapter_shapes"
+    ids = {f"class {n}": n for n in range(3)}
+    categories = make_categories(list(ids.values()), list(ids), [True] * 3)
+    classes = RememberedClasses(OwnClasses("instances", categories))
+    model = model_zoo.get(name, num_classes=3)
+    ema = ModelEma(model, 0.5)
+    ema.averages[0].fill_(7.0)
+    Checkpointer(model, str(tmp_path), ema=ema, classes=classes).save("model_final")
+    path = str(tmp_path / "model_final.pth")
+    found = model_zoo.get(name, path)
+    assert found.state_dict()[ema.names[0]].eq(7.0).all()
+    assert found.state_dict().keys() == model.state_dict().keys()
+    assert found.roi_heads.box_predictor.cls_score.out_features == 4
+    other = model_zoo.get(name, path, num_classes=5)
+    assert other.state_dict()[ema.names[0]].eq(7.0).all()
+    assert other.roi_heads.box_predictor.cls_score.out_features == 6
 
 
 def test_released_weights_are_those_of_the_config(saved, monkeypatch):

@@ -30,6 +30,7 @@ from vitadapter_d2.engine.own.data import add_own_data_flags, check_weights_for,
 from vitadapter_d2.engine.train import do_train
 from vitadapter_d2.engine.training.distributed import leave_process_group
 from vitadapter_d2.engine.training.ema import uses_averages
+from vitadapter_d2.engine.training.saving import NOTE
 from vitadapter_d2.engine.weights import load_trained, trained_weights
 
 
@@ -37,8 +38,10 @@ def read(args: Namespace) -> DictConfig:
     """The config with the overrides and, if flags say so, with the user's own data."""
     args.config_file = str(find_config(args.config_file))
     cfg = load_config(args.config_file, args.opts)
-    if args.eval_only and not overrides_field(args.opts, "train.output_dir"):
-        cfg.train.output_dir = str(Path(cfg.train.output_dir, "evaluation"))  # a run's files stay
+    output = Path(str(cfg.train.output_dir))
+    is_of_a_run = (output / NOTE).is_file() or not overrides_field(args.opts, "train.output_dir")
+    if args.eval_only and is_of_a_run:  # whose config, log and pictures are to stay
+        cfg.train.output_dir = str(output / "evaluation")
     use_own_data(cfg, args)
     return cfg
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -29,8 +30,9 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         OSError: it cannot be written; a full disk, too, has ``path`` in its message.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps apart several processes that write the same file.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Processes, and threads of one, may write the same file.
+    writer = f"{os.getpid()}_{threading.get_ident()}"
+    partial = path.with_name(f".{path.name}.{writer}.partial")
     try:
         with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file

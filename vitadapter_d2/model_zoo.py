@@ -6,7 +6,8 @@ from torch import nn
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.engine.config.calls import instantiate
 from vitadapter_d2.engine.config.loading import load_config, zoo_names
-from vitadapter_d2.engine.own.classes import set_num_classes
+from vitadapter_d2.engine.own.classes import set_num_classes, with_classes_of
+from vitadapter_d2.engine.training.ema import AveragesTaker
 
 __all__ = ["get", "get_config", "names"]
 
@@ -33,25 +34,34 @@ def get(
 ) -> nn.Module:
     """A model in evaluation mode on the CPU.
 
+    Of the checkpoint of a training with ``train.ema`` it has the averages, as a Predictor does.
+
     Args:
         name: one of :func:`names`.
         weights: checkpoint file or URL; None leaves the random initialisation.
         trained: take the weights that the authors released, which are downloaded once.
-        num_classes: of your own data; class heads of another size start at random.
+        num_classes: of your own data; class heads of another size start at random. None takes the
+            classes that the weights remember, or the config's.
 
     Raises:
         FileNotFoundError: there is no such name or file, or no way to the URL.
         ValueError: ``trained`` together with ``weights``, or nothing was released; or the weights
-            of another project do not fit. What does not fit of this project's own is logged.
+            of another project do not fit, or lack what was frozen. What does not fit of this
+            project's own is logged.
     """
     cfg = get_config(name)
     if trained:
         weights = _released(name, cfg, weights)
     if num_classes is not None:
         set_num_classes(cfg.model, num_classes)
+    elif weights:
+        cfg = with_classes_of(cfg, weights)
     model = instantiate(cfg.model)
     if weights:
-        Checkpointer(model, other_classes=num_classes is not None).load(weights)
+        is_other = num_classes is not None
+        averages = AveragesTaker(model, other_classes=is_other)
+        checkpointer = Checkpointer(model, other_classes=is_other, ema=averages)
+        checkpointer.load_whole(weights, cfg.get("zoo", {}).get("pretrained"))
     return model.eval()
 
 

@@ -104,19 +104,45 @@ def test_what_should_have_been_trained_is_warned_of(tmp_path, caplog):
     Checkpointer(half_frozen(), str(tmp_path), trained_only=True).save("model_final")
     with caplog.at_level("WARNING"):
         Checkpointer(linears()).load(str(tmp_path / "model_final.pth"))
-    assert "0.{bias, weight}" in caplog.text
+    assert "2 tensors that the file lacks start fresh: 0.weight, 0.bias" in caplog.text
 
 
 def test_resuming_takes_frozen_parameters_from_the_start(tmp_path):
-    start, model = half_frozen(), half_frozen()
-    Checkpointer(start, str(tmp_path / "start")).save("start")
+    model, start = half_frozen(), str(tmp_path / "start" / "start.pth")
+    Checkpointer(model, str(tmp_path / "start")).save("start")
+    nn.init.zeros_(model[2].weight)
     Checkpointer(model, str(tmp_path), trained_only=True).save("model_1", iteration=1)
-    resumed = half_frozen()
-    checkpointer = Checkpointer(resumed, str(tmp_path), trained_only=True)
-    extra = checkpointer.resume_or_load(str(tmp_path / "start" / "start.pth"), resume=True)
-    assert extra["iteration"] == 1
-    torch.testing.assert_close(resumed[0].weight, start[0].weight)
-    torch.testing.assert_close(resumed[2].weight, model[2].weight)
+    for trained_only in (True, False):  # what counts is the file
+        resumed = half_frozen()
+        checkpointer = Checkpointer(resumed, str(tmp_path), trained_only=trained_only)
+        assert checkpointer.resume_or_load(start, resume=True)["iteration"] == 1
+        torch.testing.assert_close(resumed.state_dict(), model.state_dict())
+
+
+def test_what_was_trained_alone_is_no_start_without_the_rest(tmp_path):
+    Checkpointer(half_frozen(), str(tmp_path), trained_only=True).save("model_1")
+    Checkpointer(half_frozen(), str(tmp_path / "start")).save("another")
+    for start in ("", str(tmp_path / "start" / "another.pth")):
+        with pytest.raises(ValueError, match=r"what was not, 0.weight, 0.bias, must come from"):
+            Checkpointer(half_frozen(), str(tmp_path)).resume_or_load(start, resume=True)
+    with pytest.raises(ValueError, match="train.init_checkpoint names none"):
+        Checkpointer(half_frozen()).resume_or_load(str(tmp_path / "model_1.pth"), resume=False)
+
+
+def test_the_checkpoint_of_the_latest_iteration_takes_the_place_of_a_damaged_one(tmp_path):
+    for number in (199, 99, 299):  # as after copying, the times of the files say nothing
+        Checkpointer(linears(), str(tmp_path)).save(f"model_{number:07}", iteration=number)
+    (tmp_path / "model_0000299.pth").write_bytes(b"PK")
+    assert Checkpointer(linears(), str(tmp_path)).resume_or_load("")["iteration"] == 199
+
+
+def test_names_are_matched_by_their_ends_where_a_file_asks_for_it(tmp_path):
+    model = nn.ModuleDict({"backbone": nn.ModuleDict({"stem": nn.Linear(2, 2)})})
+    content = {"stem.weight": torch.ones(2, 2).numpy(), "stem.bias": torch.ones(2).numpy()}
+    with (tmp_path / "R-50.pkl").open("wb") as file:
+        pickle.dump({"model": content, "__author__": "x", "matching_heuristics": True}, file)
+    Checkpointer(model).load(str(tmp_path / "R-50.pkl"))
+    assert model["backbone"]["stem"].weight.eq(1).all()
 
 
 def test_an_original_file_is_converted_as_it_is_loaded(tmp_path, caplog):
@@ -171,8 +197,8 @@ def test_frozen_parameters_of_another_start_are_warned_of(tmp_path, caplog):
     checkpointer = Checkpointer(half_frozen())
     with caplog.at_level("WARNING"):
         checkpointer.load(str(tmp_path / "model_final.pth"))
-    assert "0.{bias, weight}" in caplog.text
-    assert (checkpointer.untouched, checkpointer.is_partial) == (["0.weight", "0.bias"], True)
+    assert "2 tensors that the file lacks start fresh: 0.weight, 0.bias" in caplog.text
+    assert checkpointer.untouched == checkpointer.lacking == ["0.weight", "0.bias"]
 
 
 def test_trained_weights_alone_are_no_file_of_another_project(tmp_path):

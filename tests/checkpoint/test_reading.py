@@ -8,6 +8,7 @@ import pickle
 import shutil
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,12 +17,8 @@ import torch
 from iopath.common import file_io
 from torch import nn
 
-from vitadapter_d2.checkpoint.reading import (
-    CheckpointError,
-    DownloadError,
-    read_checkpoint,
-    read_file,
-)
+from vitadapter_d2.checkpoint.fetching import DownloadError
+from vitadapter_d2.checkpoint.reading import CheckpointError, read_checkpoint, read_file
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 
@@ -269,6 +266,7 @@ def test_what_holds_no_weights_is_said(path):
         read_checkpoint(save(path, torch.ones(3)))
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("model/data.pkl", b"")
+        file.writestr("model/constants.pkl", b"")
         file.writestr("model/code/__torch__.py", b"")
     with pytest.raises(CheckpointError, match="is a program .TorchScript., no checkpoint"):
         read_checkpoint(str(path))
@@ -337,3 +335,35 @@ def test_an_address_without_a_file_is_named(server):
 def test_a_url_without_a_network_is_named(server):
     with pytest.raises(DownloadError, match="cannot be downloaded .*fetch it where there is a net"):
         read_checkpoint("http://127.0.0.1:9/model.pth")
+
+
+def test_what_lies_beside_the_checkpoint_in_an_archive_is_passed_over(tmp_path):
+    torch.save({"weight": torch.ones(2)}, tmp_path / "model.pth")
+    path = tmp_path / "release.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.write(tmp_path / "model.pth", "repo/model.pth")
+        for name in ("__MACOSX/repo/._model.pth", "repo/code/train.py", "repo/mean.npy"):
+            file.writestr(name, b"")
+    assert read_checkpoint(str(path))["weight"].eq(1).all()
+
+
+def test_arrays_of_another_byte_order_and_texts(tmp_path):
+    values = np.array([1.0, 2.0])
+    arrays = {"big": values.astype(">f4"), "names": np.array(["a", "b"])}
+    np.savez(tmp_path / "arrays.npz", **arrays)
+    with (tmp_path / "arrays.pkl").open("wb") as file:
+        pickle.dump(arrays, file)
+    for name in ("arrays.npz", "arrays.pkl"):
+        found = read_checkpoint(str(tmp_path / name))
+        assert found.keys() == {"big"} and found["big"].tolist() == [1.0, 2.0]
+
+
+def test_files_may_be_read_side_by_side_and_the_list_of_the_user_stays(tmp_path):
+    torch.save(
+        {"args": argparse.Namespace(lr=1.0), "model": {"weight": torch.ones(2)}}, tmp_path / "a.pth"
+    )
+    with torch.serialization.safe_globals([argparse.Namespace]), ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read_checkpoint, [str(tmp_path / "a.pth")] * 16))
+        assert argparse.Namespace in torch.serialization.get_safe_globals()
+    assert all(one["weight"].eq(1).all() for one in found)
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.data import DatasetCatalog
 from detectron2.utils.events import EventStorage
 
@@ -78,6 +78,35 @@ def step(trainer):
     with EventStorage() as storage:
         trainer.run_step()
     return storage.latest()["total_loss"][0]
+
+
+def records_with(path):
+    records = DatasetCatalog.get("tiny_val_panoptic")
+    records[3]["file_name"] = path
+    return records
+
+
+@pytest.fixture
+def one_image(tiny_config, tmp_path):
+    """A copy of an evaluated image that a test may spoil."""
+    path = tmp_path / "copy.png"
+    path.write_bytes(Path(DatasetCatalog.get("tiny_val_panoptic")[3]["file_name"]).read_bytes())
+    tiny_config.dataloader.test.dataset = LazyCall(records_with)(path=str(path))
+    return path
+
+
+def test_a_missing_image_is_told_before_the_first_iteration(tiny_config, one_image):
+    one_image.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{one_image} does not exist"):
+        do_train(tiny_config)
+    assert not Path(tiny_config.train.output_dir, "metrics.json").exists()
+
+
+def test_a_damaged_image_that_is_evaluated_is_named(tiny_config, one_image):
+    one_image.write_bytes(one_image.read_bytes()[:300])
+    model = instantiate(tiny_config.model)
+    with pytest.raises(ValueError, match=f"damaged image {one_image}"):
+        do_test(tiny_config, model)
 
 
 def test_bfloat16_loss_is_close_to_float32(tiny_config):

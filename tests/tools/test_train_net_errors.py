@@ -71,6 +71,17 @@ def told(monkeypatch, capsys, tmp_path, tiny_root):
         ),
         (["train.log_period=0"], [], "train.log_period must be a whole number of at least 1, got"),
         (["train.max_iter=1e3"], [], "train.max_iter must be a whole number of at least 1, got 10"),
+        (["train.seed=1.5"], [], "train.seed must be a whole number of at least -1, got 1.5"),
+        (["+train.eval_period=null"], [], "train.eval_period must be a whole number of at least 0"),
+        (
+            ["+train.max_iter=true"],
+            [],
+            "train.max_iter must be a whole number of at least 1, got",
+        ),
+        (["dataloader.train.num_workers=-1"], [], "dataloader.train.num_workers must be a whole"),
+        (["train.clip_grad_norm=-1"], [], "train.clip_grad_norm must be a number above 0, or null"),
+        (["+train.output_dir=2024"], [], "train.output_dir must be text, got 2024"),
+        (["train.amp.dtype=fp16"], [], "train.amp.dtype must be bfloat16 or float16, got 'fp16'"),
         ([], ["--num-gpus", 0], "--num-gpus and --num-machines must be at least 1"),
         ([], ["--num-machines", 2], "--num-machines 2 needs --dist-url tcp://HOST:PORT"),
     ],
@@ -80,9 +91,10 @@ def test_what_is_wrong_is_said_before_anything_is_built(told, overrides, flags, 
 
 
 def test_a_resume_that_would_start_anew_beside_an_older_run_is_refused(told, tmp_path):
-    (tmp_path / "last_checkpoint_2").write_text("model_final.pth")
+    (tmp_path / "earlier_2").mkdir()
+    (tmp_path / "earlier_2" / "last_checkpoint").write_text("model_final.pth")
     text = told(f"train.output_dir={tmp_path}", flags=["--resume"])
-    assert "has no checkpoint; last_checkpoint_2 is of the one before" in text
+    assert f"train.output_dir={tmp_path / 'earlier_2'} continues it" in text
 
 
 def test_gpus_that_are_not_there_are_not_replaced_by_the_cpu_without_a_word(told, monkeypatch):
@@ -166,8 +178,8 @@ def test_missing_data_are_told_once_by_two_processes(tmp_path):
     assert done.stderr.count(f"{place} {missing}: data sets are looked for below") == 1
     assert "Traceback" not in done.stderr
     assert (
-        f"warning: {output} holds a run of configs/mine.py, last checkpoint model_0000099.pth; "
-        "this one writes over it: --resume continues it" in done.stderr
+        f"warning: {output} holds a run of configs/mine.py, last checkpoint model_0000099.pth: "
+        "its checkpoints and records are moved" in done.stderr
     )
 
 

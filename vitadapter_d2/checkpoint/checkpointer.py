@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.checkpoint import _filter_reused_missing_keys
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from vitadapter_d2.checkpoint.conversion import OWN, convert_checkpoint, kind_for
-from vitadapter_d2.checkpoint.reading import CheckpointError, local_path, read_file, state_dict_of
+from vitadapter_d2.checkpoint.fetching import local_path
+from vitadapter_d2.checkpoint.reading import CheckpointError, read_file, state_dict_of
 from vitadapter_d2.checkpoint.report import Report, some
 from vitadapter_d2.checkpoint.sharded import gathered, is_sharded, whole
 from vitadapter_d2.checkpoint.transfer import adapter_places, move_adapter
@@ -22,7 +24,7 @@ from vitadapter_d2.files import replacing
 
 # In a file: it holds what was trained, and buffers; the checksum of what it lacks.
 _FLAG = "trained_only"
-_OF_A_RUN = re.compile(r".+_(\d{7,}|final)\.pth")
+_OF_A_RUN = re.compile(r"model_(\d{7,}|final)\.pth")
 
 
 def _bare(model: nn.Module) -> nn.Module:
@@ -56,6 +58,12 @@ def _check_sums(path: Path) -> None:
         raise CheckpointError(f"{path} is damaged (wrong checksum of {damaged})")
 
 
+def _iteration(file: Path) -> float:
+    """For sorting; the final checkpoint is the newest of all."""
+    number = file.stem.rpartition("_")[2]
+    return int(number) if number.isdigit() else float("inf")
+
+
 class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer; nothing is executed from a file, no file is left half-written.
 
@@ -78,7 +86,7 @@ class Checkpointer(DetectionCheckpointer):
     Attributes:
         report: what became of the last loaded file's tensors if it was converted, else None.
         untouched: parameters that the last loaded file neither holds nor was trained with.
-        is_partial: whether that file is of ``trained_only``.
+        lacking: of a file of ``trained_only`` those for which it has no tensor of any size.
     """
 
     def __init__(
@@ -98,7 +106,7 @@ class Checkpointer(DetectionCheckpointer):
         self.other_model = other_model
         self.report: Report | None = None
         self.untouched: list[str] = []
-        self.is_partial = False
+        self.lacking: list[str] = []
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes ``<name>.pth``.
@@ -167,8 +175,35 @@ class Checkpointer(DetectionCheckpointer):
             ValueError: the file and the model do not agree.
             FileNotFoundError: there is no such file, or no way to its URL.
         """
-        self.report, self.untouched, self.is_partial = None, [], False
+        self.report, self.untouched, self.lacking = None, [], []
         return super().load(str(local_path(path)) if path else path, *args, **kwargs)
+
+    def load_whole(self, path: str, start: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Loads a checkpoint that may be one of ``trained_only``.
+
+        Args:
+            path: file or URL; may be empty.
+            start: what its training started from, the source of what such a file lacks.
+            **kwargs: as in :meth:`load`.
+
+        Returns:
+            See :meth:`load`.
+
+        Raises:
+            ValueError: see :meth:`load`; or parameters that were frozen in training are not those
+                that it had.
+        """
+        extra = self.load(path, **kwargs)
+        if self.lacking and start not in (None, "", path):
+            self.load(str(start), checkpointables=[])  # training starts from plain weights
+            extra = self.load(path, **kwargs)
+        if self.lacking:
+            raise ValueError(
+                f"{path} holds what was trained; what was not, {some(self.lacking)}, must come "
+                "from the file that the training started from: train.init_checkpoint names "
+                f"{start or 'none'}"
+            )
+        return extra
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Continues from the newest checkpoint, or starts from ``path``.
@@ -185,16 +220,15 @@ class Checkpointer(DetectionCheckpointer):
 
         Raises:
             CheckpointError: there are checkpoints, and none can be read.
+            ValueError: see :meth:`load_whole`.
         """
         if not (resume and self.has_checkpoint()):
-            return self.load(path, checkpointables=[])
-        if self.trained_only and path:
-            self.load(path, checkpointables=[])
+            return self.load_whole(path, checkpointables=[])
         problems: list[str] = []
         for file in self._newest_first():
             try:
                 _check_sums(file)
-                extra = self.load(str(file))
+                extra = self.load_whole(str(file), path)
             except (CheckpointError, FileNotFoundError) as error:
                 problems.append(str(error))
                 continue
@@ -204,14 +238,14 @@ class Checkpointer(DetectionCheckpointer):
         raise CheckpointError(f"no checkpoint to resume from: {'; '.join(problems)}")
 
     def _newest_first(self) -> list[Path]:
-        """The noted checkpoint, then the run's others by the time they were written."""
+        """The noted checkpoint, then the run's others by their iterations."""
         noted = Path(self.get_checkpoint_file())
         others = [
             file
             for file in Path(self.save_dir).glob("*.pth")
             if file != noted and _OF_A_RUN.fullmatch(file.name)
         ]
-        return [noted, *sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)]
+        return [noted, *sorted(others, key=_iteration, reverse=True)]
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_file(Path(filename))
@@ -230,7 +264,9 @@ class Checkpointer(DetectionCheckpointer):
                 raise ValueError(f"{filename} and the model do not agree: {self.report.problems()}")
             return {"model": conversion.state_dict}
         placed = move_adapter(state_dict, self.model)
-        if not placed.keys() & self.model.state_dict().keys():
+        # Such as Detectron2's ResNets, whose names it matches by their ends.
+        is_matched = isinstance(content, Mapping) and content.get("matching_heuristics")
+        if not (is_matched or placed.keys() & self.model.state_dict().keys()):
             raise CheckpointError(
                 f"nothing in {filename} belongs to this model: it has names such as "
                 f"{some(placed)}, the model {some(self.model.state_dict())}"
@@ -254,29 +290,37 @@ class Checkpointer(DetectionCheckpointer):
             for line in self.report.lines():
                 self.logger.info("%s", line)
             self._tell_fresh(self.report.misfits)
-            if lacking := self.report.missing:
-                told = len(lacking), some(lacking)
-                self.logger.warning("%d tensors that the file lacks start fresh: %s", *told)
+            self._tell_missing(list(self.report.missing))
             return None
-        self.is_partial = _FLAG in checkpoint
-        checksum = checkpoint.pop(_FLAG, None)
+        is_partial, checksum = _FLAG in checkpoint, checkpoint.pop(_FLAG, None)
         incompatible = super()._load_model(checkpoint)
         # Whatever has another shape in the file is missing too.
         self.untouched = [name for name in parameters if name in incompatible.missing_keys]
-        if self.is_partial and checksum == self._checksum():
+        if is_partial and checksum == self._checksum():
             self._tell_kept(incompatible.missing_keys)
+        elif is_partial:
+            misfits = {name for name, *_ in incompatible.incorrect_shapes}
+            self.lacking = [name for name in self.untouched if name not in misfits]
         return incompatible
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        """Logs, in one line, what has another size than in the file; then as the parent does."""
+        """One line for each kind of what does not fit; the parent lists every name."""
         shapes = {
             name: f"{in_file} in the file, {in_model} in the model"
             for name, in_file, in_model in incompatible.incorrect_shapes
         }
         self._tell_fresh(shapes)
         missing = [name for name in incompatible.missing_keys if name not in shapes]
-        incompatible = incompatible._replace(missing_keys=missing, incorrect_shapes=[])
-        super()._log_incompatible_keys(incompatible)
+        lacking = _filter_reused_missing_keys(self.model, missing)  # not if it has another name too
+        self._tell_missing([name for name in missing if name in lacking])
+        if unused := incompatible.unexpected_keys:
+            told = len(unused), some(unused)
+            self.logger.warning("%d tensors of the file have no place in this model: %s", *told)
+
+    def _tell_missing(self, names: list[str]) -> None:
+        if names:
+            told = len(names), some(names)
+            self.logger.warning("%d tensors that the file lacks start fresh: %s", *told)
 
     def _tell_fresh(self, shapes: Mapping[str, str]) -> None:
         if shapes:

@@ -3,22 +3,21 @@
 import pickle
 import re
 import shutil
-import socket
 import tempfile
+import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
+from vitadapter_d2.checkpoint.fetching import local_path
 from vitadapter_d2.checkpoint.rename import with_prefix
 from vitadapter_d2.checkpoint.safe_globals import RefusedError, harmless_globals, read_arrays
 
@@ -29,11 +28,8 @@ _EMA_NESTING = ("model_ema", "state_dict_ema", "teacher")
 _WRAPPERS = ("module.", "_orig_mod.")
 
 _LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number, pickled
-_TIMEOUT_S = 60.0  # without an answer, not for the whole file
-
-
-class DownloadError(FileNotFoundError):
-    """A URL that cannot be fetched."""
+_NUMBERS = "biufc"  # kinds of arrays that become tensors
+_READING = threading.RLock()
 
 
 class CheckpointError(ValueError):
@@ -60,24 +56,6 @@ def read_checkpoint(path_or_url: str, trust: bool = False, ema: bool = False) ->
             averaged weights although these are wanted.
     """
     return state_dict_of(read_file(local_path(path_or_url), trust), path_or_url, ema)
-
-
-def local_path(path_or_url: str) -> Path:
-    """A file on this machine; URLs are downloaded into iopath's cache, under a lock."""
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT_S)
-    try:
-        path = Path(PathManager.get_local_path(path_or_url))
-    except (OSError, HTTPException) as error:
-        raise DownloadError(
-            f"{path_or_url} cannot be downloaded ({error}); fetch it where there is a network "
-            "and give the file's path"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path_or_url}")
-    return path
 
 
 def read_file(path: Path, trust: bool = False, title: str | None = None) -> Any:
@@ -120,17 +98,19 @@ def _describe(head: bytes) -> str:
 
 def _read_zip(path: Path, trust: bool, title: str) -> Any:
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if any("/code/" in name for name in names):
+        # What macOS adds to its archives.
+        names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+        is_torch = any(name.endswith("/data.pkl") for name in names)
+        if is_torch and any(name.endswith("/constants.pkl") for name in names):
             raise CheckpointError(
                 f"{title} is a program (TorchScript), no checkpoint: save the state_dict of its "
                 "model with torch.save"
             )
-        if any(name.endswith("/data.pkl") for name in names):
+        if is_torch:
             return _read_torch(path, trust, title)
-        if any(name.endswith(".npy") for name in names):
-            return _read_npz(path, title)
         members = [name for name in names if name.endswith((".pth", ".pth.tar", ".pt"))]
+        if not members and any(name.endswith(".npy") for name in names):
+            return _read_npz(path, title)
         if len(members) != 1:
             raise CheckpointError(
                 f"{title} is an archive of {len(members)} checkpoints, it must have one; "
@@ -145,7 +125,9 @@ def _read_zip(path: Path, trust: bool, title: str) -> Any:
 def _read_npz(path: Path, title: str) -> dict[str, Tensor]:
     with np.load(path, allow_pickle=False) as arrays:
         try:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+            return {
+                name: _tensor(array) for name in arrays.files if _is_numeric(array := arrays[name])
+            }
         except ValueError as error:
             if "Object arrays" not in str(error):
                 raise
@@ -153,6 +135,18 @@ def _read_npz(path: Path, title: str) -> dict[str, Tensor]:
                 f"{title} holds Python objects beside its arrays, which can run any code when they "
                 "are read; save the arrays alone"
             ) from None
+
+
+def _is_numeric(value: Any) -> bool:
+    is_array = isinstance(value, np.ndarray) and value.dtype.kind in _NUMBERS
+    return is_array or isinstance(value, Tensor)
+
+
+def _tensor(values: Any) -> Tensor:
+    """Of an array in any order of bytes."""
+    if isinstance(values, np.ndarray) and not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
+    return torch.as_tensor(values)
 
 
 def _check_room(folder: str, member: zipfile.ZipInfo, title: str) -> None:
@@ -166,7 +160,7 @@ def _check_room(folder: str, member: zipfile.ZipInfo, title: str) -> None:
 
 
 def _read_torch(path: Path, trust: bool, title: str) -> Any:
-    with torch.serialization.safe_globals(harmless_globals()):
+    with _harmless_allowed():
         try:
             return torch.load(path, map_location="cpu", weights_only=not trust)
         except pickle.UnpicklingError as error:
@@ -178,6 +172,18 @@ def _read_torch(path: Path, trust: bool, title: str) -> Any:
                 "read; if you trust where it comes from, convert it with "
                 "tools/convert_checkpoint.py --trust"
             ) from None
+
+
+@contextmanager
+def _harmless_allowed() -> Iterator[None]:
+    """Torch has one list for the whole process: threads take turns, and the user's entries stay."""
+    with _READING:
+        before = torch.serialization.get_safe_globals()
+        try:
+            with torch.serialization.safe_globals(harmless_globals()):
+                yield
+        finally:
+            torch.serialization.add_safe_globals(before)
 
 
 def _read_pickle(path: Path, trust: bool, title: str) -> Any:
@@ -240,9 +246,9 @@ def state_dict_of(content: Any, title: str, ema: bool = False) -> dict[str, Tens
         raise CheckpointError(f"{title} holds a {type(content).__name__}, no dictionary of tensors")
     nested, is_averaged = _unnest(content, ema)
     tensors = {
-        name: torch.as_tensor(value)
+        name: _tensor(value)
         for name, value in nested.items()
-        if isinstance(name, str) and isinstance(value, Tensor | np.ndarray)
+        if isinstance(name, str) and _is_numeric(value)
     }
     if not tensors:
         entries = ", ".join(map(str, list(nested)[:5]))

@@ -5,15 +5,17 @@ import json
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import LazyCall
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from omegaconf import DictConfig
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vitadapter_d2.data import Tolerant
 from vitadapter_d2.engine.config.calls import instantiate
 from vitadapter_d2.files import replacing
 
@@ -21,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 Results = Mapping[str, Mapping[str, float]]
 
+# Who wraps the data, outermost first: Detectron2's loaders and datasets, and ours.
+_WRAPPED = ("samples", "dataset", "_dataset", "_records")
 # What a reader looks for first: task and key of Detectron2's results, and its usual name.
 HEADLINES = (
     ("panoptic_seg", "PQ", "PQ"),
@@ -45,7 +49,7 @@ def do_test(cfg: DictConfig, model: nn.Module) -> Results:
     if isinstance(evaluators, DatasetEvaluator):
         evaluators = [evaluators]
     model = model_under_test(cfg, model)
-    loader = instantiate(loader_under_test(cfg, model))
+    loader = instantiate(_naming_files(loader_under_test(cfg, model)))
     results = inference_on_dataset(model, loader, DatasetEvaluators(list(evaluators)))
     if results:
         logger.info("%s", summary_line(results))
@@ -61,10 +65,30 @@ def check_test(cfg: DictConfig, model: nn.Module) -> Iterable[Any]:
         The loader of what will be evaluated.
 
     Raises:
-        FileNotFoundError: the data set to be evaluated is missing.
+        FileNotFoundError: the data set to be evaluated, or an image of it, is missing.
         ValueError: ``test`` is wrong.
     """
-    return instantiate(loader_under_test(cfg, model_under_test(cfg, model)))
+    loader = instantiate(_naming_files(loader_under_test(cfg, model_under_test(cfg, model))))
+    files = (record.get("file_name", "") for record in records_behind(loader) or ())
+    missing = [file for file in files if file and "://" not in file and not Path(file).is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise FileNotFoundError(f"{missing[0]}{more} does not exist")
+    return loader
+
+
+def records_behind(loader: Any) -> Sequence[Any] | None:
+    """The records that a data loader's samples are made of, or None if it does not tell."""
+    while inner := [getattr(loader, name) for name in _WRAPPED if hasattr(loader, name)]:
+        loader = inner[0]
+    return loader if hasattr(loader, "__len__") else None
+
+
+def _naming_files(loader: DictConfig) -> DictConfig:
+    """A test loader whose errors name the file that could not be read."""
+    if "mapper" in loader:
+        loader.mapper = LazyCall(Tolerant)(mapper=loader.mapper)
+    return loader
 
 
 def model_under_test(cfg: DictConfig, model: nn.Module) -> nn.Module:
@@ -121,11 +145,16 @@ def summary_line(results: Results) -> str:
 def write_results(results: Results, path: Path) -> None:
     """Every metric as JSON: task -> metric -> value; what is not a number becomes null."""
     content = {
-        task: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        task: {name: _number(value) for name, value in metrics.items()}
         for task, metrics in results.items()
     }
     with replacing(path, "w") as file:
         json.dump(content, file, indent=1)
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if is_number else None
 
 
 def _value(results: Mapping[str, Any], task: str, key: str) -> float:

@@ -120,7 +120,7 @@ class Predictor:
         height, width = (-(-side // divisor) * divisor for side in item["image"].shape[-2:])
         return height, width
 
-    @torch.inference_mode()
+    @torch.no_grad()  # what comes of inference_mode cannot be changed in place
     def predict(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Runs inputs of :meth:`prepare`, all in one batch; output dicts as of a call."""
         return self.tester(items)

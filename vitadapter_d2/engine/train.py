@@ -18,13 +18,20 @@ from vitadapter_d2.data.seeding import seed_everything, seeded
 from vitadapter_d2.engine.config.calls import instantiate, parameters, target_of
 from vitadapter_d2.engine.evaluate import Results, check_test, do_test
 from vitadapter_d2.engine.own.classes import remembered_classes
+from vitadapter_d2.engine.records.run import RunRecord
 from vitadapter_d2.engine.records.summary import Summary, count_images
 from vitadapter_d2.engine.records.writers import Writers
 from vitadapter_d2.engine.training.best import BestCheckpointer
 from vitadapter_d2.engine.training.distributed import synchronize_batch_norm
 from vitadapter_d2.engine.training.ema import EmaHook, build_ema, tested_weights
-from vitadapter_d2.engine.training.saving import PeriodicCheckpointer, drop_repeated, set_aside
+from vitadapter_d2.engine.training.saving import (
+    PeriodicCheckpointer,
+    drop_repeated,
+    moved,
+    set_aside,
+)
 from vitadapter_d2.engine.training.sharding import shard_if_asked, shard_loaded_state, whole_weights
+from vitadapter_d2.engine.training.stopping import Stopping
 from vitadapter_d2.engine.training.throughput import Throughput
 from vitadapter_d2.engine.training.trainer import Trainer
 from vitadapter_d2.files import remove_partial_files
@@ -68,7 +75,9 @@ def do_train(cfg: DictConfig, resume: bool = False) -> Results:
     if is_sharded(model):
         shard_loaded_state(trainer.optimizer)
     classes = remembered_classes(cfg)
-    parts: dict[str, Any] = {**classes, "trainer": trainer, **({"ema": ema} if ema else {})}
+    run = RunRecord(cfg)
+    parts: dict[str, Any] = {**classes, "trainer": trainer, "run": run}
+    parts |= {"ema": ema} if ema else {}
     checkpointer = Checkpointer(
         trainer.model,
         cfg.train.output_dir,
@@ -129,13 +138,13 @@ def _seed(cfg: DictConfig) -> int:
 
 def _start(cfg: DictConfig, trainer: Trainer, checkpointer: Checkpointer, resume: bool) -> int:
     """Loads what there is to load; returns the first iteration to run."""
-    output = Path(cfg.train.output_dir)
+    output, aside = Path(cfg.train.output_dir), None
     if comm.is_main_process():
         remove_partial_files(output)
-        if not resume:
-            set_aside(output)
+        aside = None if resume else set_aside(output)
+    aside = comm.all_gather(aside)[0]
     trainer.iter = -1  # none is done
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    checkpointer.resume_or_load(moved(cfg.train.init_checkpoint, output, aside), resume=resume)
     start_iter = trainer.iter + 1
     if len(found := set(comm.all_gather(start_iter))) > 1:
         raise RuntimeError(f"the processes found checkpoints of different iterations, {found}")
@@ -146,7 +155,10 @@ def _start(cfg: DictConfig, trainer: Trainer, checkpointer: Checkpointer, resume
     logger.info("The run's seed is %d.", trainer.seed)
     if resume:
         is_main = comm.is_main_process()
-        is_done = is_main and drop_repeated(output / "metrics.json", start_iter)
+        is_extended = start_iter < cfg.train.max_iter
+        is_done = is_main and drop_repeated(
+            output / "metrics.json", start_iter, is_extended=is_extended
+        )
         trainer.redoes_last = start_iter > 0 and not comm.all_gather(is_done)[0]
     return start_iter
 
@@ -158,7 +170,8 @@ def _hooks(
     test_images: int | None,
 ) -> list[HookBase]:
     """In the order in which they run."""
-    train, ema = cfg.train, checkpointer.checkpointables.get("ema")
+    train, parts = cfg.train, checkpointer.checkpointables
+    ema = parts.get("ema")
     first = [
         *([EmaHook(ema)] if ema else []),  # before the timer, which counts it in
         hooks.IterationTimer(),
@@ -170,15 +183,17 @@ def _hooks(
         return [
             *first,
             *(saving if takes_part else []),
+            Stopping(checkpointer),
             hooks.EvalHook(train.eval_period, evaluate),
         ]
     metric = train.get("best_metric", "")
     best = BestCheckpointer(train.eval_period, checkpointer, metric) if metric else None
-    summary = Summary(cfg, best, test_images)
+    summary = Summary(cfg, parts["run"], best, test_images)
     return [
         *first,
         Throughput(cfg.dataloader.train.get("total_batch_size", 1), train.log_period),
         PeriodicCheckpointer(checkpointer, **train.checkpointer),
+        Stopping(checkpointer),
         hooks.EvalHook(train.eval_period, summary.recording(evaluate)),
         *([best] if best else []),
         summary,

@@ -53,10 +53,7 @@ def load_trained(
     """
     averages: dict[str, Any] = {"ema": AveragesTaker(model)} if use_averages else {}
     checkpointer = Checkpointer(model, **averages)
-    checkpointer.load(weights)
-    if checkpointer.is_partial and checkpointer.untouched and start not in (None, "", weights):
-        checkpointer.load(str(start), checkpointables=[])  # training starts from plain weights
-        checkpointer.load(weights)
+    checkpointer.load_whole(weights, start)
     report, untouched = checkpointer.report, checkpointer.untouched
     if untouched or (report and not report.is_trained):
         told = report.summary() if report else f"it has no {some(untouched)}"

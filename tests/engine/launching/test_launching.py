@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -168,6 +169,73 @@ def test_ctrl_c_is_one_sentence(tmp_path, no_gpu, capfd):
 
 def mistake(args):
     raise AttributeError("an error of the program")
+
+
+@pytest.fixture
+def launched(tiny_root, tmp_path):
+    """Two processes that train for long, started by a script in its background; their ids."""
+    paths = os.pathsep.join((str(ROOT), str(CONFIG.parent)))
+    options = ("--config-file", CONFIG, "--num-gpus", "2", "--dist-url", "auto")
+    options += ("train.max_iter=1000000", "train.checkpointer.period=1000000")
+    options += ("train.device=cpu", f"train.output_dir={tmp_path}", "train.log_period=1")
+    with (tmp_path / "errors.txt").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, *map(str, ("tools/train_net.py", *options))],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "PYTHONPATH": paths,
+                "CUDA_VISIBLE_DEVICES": "",
+                "DETECTRON2_DATASETS": str(tiny_root.parent),
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        )
+    metrics = tmp_path / "metrics.json"
+    assert until(lambda: metrics.is_file() and metrics.read_text().count("\n") > 1, 100)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = [
+        int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]
+    assert len(ranks) == 2
+    yield process, ranks
+    for pid in (process.pid, *ranks):
+        if is_running(pid):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def until(condition, seconds=30):
+    limit = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < limit:
+        time.sleep(0.05)
+    return found
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_processes_do_not_outlive_the_one_that_started_them(launched):
+    process, ranks = launched
+    process.kill()
+    assert until(lambda: not any(map(is_running, ranks)))
+
+
+def test_all_processes_save_and_end_when_the_first_is_asked_to(launched, tmp_path):
+    process, ranks = launched
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not any(map(is_running, ranks))
+    last = (tmp_path / "last_checkpoint").read_text()
+    iteration = int(re.fullmatch(r"model_(\d{7})\.pth", last)[1])
+    told = (tmp_path / "errors.txt").read_text()
+    assert told.count(f"stopped after {iteration + 1} iterations; --resume continues there") == 1
+    assert "Traceback" not in told
 
 
 def test_an_error_of_the_program_keeps_its_traceback(tmp_path, no_gpu):

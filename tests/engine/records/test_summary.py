@@ -17,6 +17,7 @@ from vitadapter_d2.engine.config.flat import flat_config
 from vitadapter_d2.engine.config.loading import load_config
 from vitadapter_d2.engine.records import summary as summary_module
 from vitadapter_d2.engine.records.hardware import hardware
+from vitadapter_d2.engine.records.run import RunRecord
 from vitadapter_d2.engine.records.summary import count_images, differences
 from vitadapter_d2.engine.train import do_train
 from vitadapter_d2.engine.training.best import BestCheckpointer
@@ -74,6 +75,12 @@ def test_a_finished_run_is_told_whole(config):
     ]
 
 
+def test_own_classes_are_named_beside_the_data(config):
+    config.train.classes = {"thing_classes": list("abc"), "stuff_classes": []}
+    summary = summary_module.Summary(config, RunRecord(config))
+    assert summary._classes() == "\n\n3 classes: a, b, c"
+
+
 def test_the_names_of_own_classes_do_not_fill_the_table():
     base = flat_config(OmegaConf.create({"train": {"max_iter": 3}}))
     own = {"train": {"max_iter": 3, "classes": {"kind": "semantic", "names": ["a", "b"]}}}
@@ -118,6 +125,7 @@ def test_an_evaluation_of_a_finished_run_is_told_and_on_record(config):
         assert f"- state: finished\n- iterations: {max_iter} of {max_iter}; this run" in text
         assert results["sem_seg"]["mIoU"] == recorded[-1]["sem_seg/mIoU"]
         assert f"train.init_checkpoint={output / 'model_best.pth'}" in text
+        assert " in 2 parts, the first started 20" in text
         again = [json.loads(line) for line in (output / "metrics.json").open()]
         assert [line["iteration"] for line in again] == [0, 1, max_iter]
         assert again[-1]["sem_seg/mIoU"] == results["sem_seg"]["mIoU"]
@@ -263,11 +271,18 @@ def test_a_new_run_and_one_whose_best_is_damaged_start_without_a_best(tmp_path, 
     assert "The next evaluation counts as the best: " in caplog.text
 
 
+def test_a_metric_that_there_is_not_is_told_and_replaced(tmp_path, caplog):
+    run = Run(tmp_path, "sem_seg/mIuo")
+    run.evaluate(2.0)
+    assert kept(tmp_path) == 2.0 and run.best.metric == "sem_seg/mIoU"
+    assert "nearest: sem_seg/mIoU; sem_seg/mIoU takes its place" in caplog.text
+    run.evaluate(3.0, "bbox/AP")  # what is compared already stays
+    assert kept(tmp_path) == 2.0 and run.best.metric == "sem_seg/mIoU"
+
+
 def test_the_metric_may_be_named_and_the_averages_are_kept_too(tmp_path):
     model = nn.Linear(1, 1)
     run = Run(tmp_path, "segm/APs", ema=ModelEma(model, 0.5))
-    run.evaluate(4.0, "bbox/AP")
-    assert not (tmp_path / "model_best.pth").exists()
     run.evaluate(1.0, "segm/APs")
     saved = torch.load(tmp_path / "model_best.pth", weights_only=True)
     assert sorted(saved) == ["best", "ema", "iteration", "model"]

@@ -9,6 +9,7 @@ from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.engine.training.saving import (
     PeriodicCheckpointer,
     drop_repeated,
+    moved,
     newest_aside,
     set_aside,
 )
@@ -84,12 +85,43 @@ def test_what_is_recorded_again_is_dropped(tmp_path):
 
 
 def test_a_run_in_the_folder_of_another_is_not_taken_for_it(tmp_path):
-    set_aside(tmp_path)
-    assert newest_aside(tmp_path) is None
+    assert set_aside(tmp_path) is None
     for number in range(1, 12):
         Runner(tmp_path).train(0, 1)
-        (tmp_path / "metrics.json").write_text(str(number))
-        set_aside(tmp_path)
-        assert not Runner(tmp_path).checkpointer.has_checkpoint()
-        assert (tmp_path / f"metrics_{number}.json").read_text() == str(number)
-    assert newest_aside(tmp_path) == tmp_path / "last_checkpoint_11"
+        for name in ("metrics.json", "model_best.pth", "events.out.tfevents.1.host", "config.yaml"):
+            (tmp_path / name).write_text(str(number))
+        aside = set_aside(tmp_path)
+        assert aside == newest_aside(tmp_path) == tmp_path / f"earlier_{number}"
+        assert sorted(file.name for file in aside.iterdir()) == [
+            "events.out.tfevents.1.host",
+            "last_checkpoint",
+            "metrics.json",
+            "model_best.pth",
+            "model_final.pth",
+        ]
+        assert (aside / "metrics.json").read_text() == str(number)
+        assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["config.yaml"]
+    (aside / "last_checkpoint").unlink()  # that run had none
+    assert newest_aside(tmp_path) == tmp_path / "earlier_10"
+
+
+def test_a_start_that_was_moved_is_found(tmp_path):
+    aside = tmp_path / "earlier_1"
+    aside.mkdir()
+    (aside / "model_final.pth").touch()
+    start = str(tmp_path / "model_final.pth")
+    assert moved(start, tmp_path, aside) == str(aside / "model_final.pth")
+    for path in ("", "https://host/model_final.pth", str(aside / "model_final.pth")):
+        assert moved(path, tmp_path, aside) == path
+    assert moved(start, tmp_path, None) == start
+
+
+def test_the_last_evaluation_of_a_run_that_is_extended_stays_on_record(tmp_path):
+    path = tmp_path / "metrics.json"
+    text = '{"iteration": 2, "total_loss": 1.0}\n{"iteration": 3, "sem_seg/mIoU": 5.0}\n'
+    path.write_text(text)
+    assert drop_repeated(path, 3, is_extended=True)
+    assert path.read_text() == '{"iteration": 2, "sem_seg/mIoU": 5.0, "total_loss": 1.0}\n'
+    path.write_text(text)
+    assert drop_repeated(path, 3)  # it is evaluated again
+    assert path.read_text() == text.splitlines(keepends=True)[0]

@@ -95,6 +95,19 @@ def test_processes_exchange_the_gradient_of_the_last_micro_batch_alone(tmp_path)
             torch.testing.assert_close(state[name], value)
 
 
+@pytest.mark.parametrize("norm", [0, -1, math.nan])
+def test_a_norm_that_stops_or_turns_the_training_is_refused(norm):
+    with pytest.raises(ValueError, match="clip_grad_norm must be above 0, or None, got"):
+        build([], clip_grad_norm=norm)
+
+
+def test_data_that_end_are_told():
+    with pytest.raises(ValueError, match="the training data ended at iteration 1 of"):
+        trainer = build(chunks(samples(2), 2))
+        trainer.max_iter = 3
+        steps(trainer, 2)
+
+
 class Drawing(Regression):
     def forward(self, batch):
         self.drawn = torch.rand(3)

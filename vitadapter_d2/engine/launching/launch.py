@@ -15,9 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from multiprocessing.process import BaseProcess
 from urllib.parse import urlparse
 
 import torch
+from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import distributed
 from torch.distributed import PrefixStore, Store, TCPStore
@@ -39,6 +41,8 @@ from vitadapter_d2.engine.launching.places import (
     restarts,
 )
 from vitadapter_d2.engine.launching.preflight import check_run, explain_missing_file
+from vitadapter_d2.engine.training.distributed import leave_process_group
+from vitadapter_d2.engine.training.stopping import StoppedError, asked, listening
 
 Main = Callable[[Namespace], None]
 Read = Callable[[Namespace], DictConfig]
@@ -65,7 +69,9 @@ def launch(main: Main, args: Namespace, read: Read) -> int:
     """Checks a run, starts its processes and waits for them.
 
     An error that the user can mend is printed once, as one sentence, whatever the number of
-    processes, and Ctrl-C too; every other keeps its traceback.
+    processes, and Ctrl-C too; every other keeps its traceback. SIGTERM and SIGUSR1 let a training
+    save after the iteration that it is in, and end; of what another program has started with others
+    SIGUSR1 alone.
 
     Args:
         main: runs in every process, with Detectron2's process groups made; a function of a module.
@@ -123,8 +129,13 @@ def _spawn(job: _Job) -> int:
     address = (urlparse(args.dist_url).hostname, store.port)
     # That the others are stopped is part of the sentence.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    arguments = (job, address, get_start_method())
+    context = spawn(_spawned, arguments, nprocs=args.num_gpus, join=False)
+    ask = partial(_ask_to_stop, context.processes)
     try:
-        spawn(_spawned, (job, address, get_start_method()), nprocs=args.num_gpus)
+        with listening(signal.SIGTERM, signal.SIGUSR1, then=ask):
+            while not context.join():
+                pass
     except ProcessExitedException as error:
         if error.signal_name:
             print(
@@ -134,7 +145,13 @@ def _spawn(job: _Job) -> int:
                 file=sys.stderr,
             )
         return 1  # without a signal, it has told why
-    return 0
+    return 128 + number if (number := asked()) else 0
+
+
+def _ask_to_stop(processes: list[BaseProcess]) -> None:
+    for process in processes:
+        if process.is_alive() and process.pid:
+            os.kill(process.pid, signal.SIGUSR1)
 
 
 def _likely(signal_name: str) -> str:
@@ -142,6 +159,7 @@ def _likely(signal_name: str) -> str:
         "SIGKILL": "often the system, out of memory",
         "SIGABRT": "an assertion in compiled code, or NCCL waited too long",
         "SIGTERM": "someone, or the scheduler",
+        "SIGUSR1": "the scheduler, before the training had begun",
     }.get(signal_name, "a fault in compiled code")
 
 
@@ -165,6 +183,8 @@ def _meeting_point(args: Namespace, timeout: timedelta) -> TCPStore:
 
 
 def _spawned(local_rank: int, job: _Job, address: tuple[str, int], start_method: str) -> None:
+    # torch's choice, SIGINT, is ignored in what a script has started in the background.
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # type: ignore[attr-defined]
     # Else the data loading processes are spawned too, and each imports everything again.
     set_start_method(start_method, force=True)
     args = job.args
@@ -174,7 +194,8 @@ def _spawned(local_rank: int, job: _Job, address: tuple[str, int], start_method:
         local_rank=local_rank,
         local_size=args.num_gpus,
     )
-    if status := _join_and_run(job, place, partial(TCPStore, *address, None, False)):
+    status = _join_and_run(job, place, partial(TCPStore, *address, None, False))
+    if status and not asked():  # of those who were asked to stop none must end another's saving
         sys.exit(status)
 
 
@@ -212,9 +233,17 @@ def _join(job: _Job, place: Place, store: Store) -> None:
 
 
 def _run(job: _Job, store: Store | None) -> int:
+    # What ends several processes, SIGTERM too, must not wait for one that is lost; an evaluation
+    # has nothing to save.
+    noted = [] if job.args.eval_only else [signal.SIGUSR1, *([] if store else [signal.SIGTERM])]
     try:
-        with sentences_logged(lambda error: _reason(error) if _is_loss(error) else told(error)):
+        with listening(*noted), sentences_logged(_short):
             job.main(job.args)
+    except StoppedError as stopped:
+        if comm.is_main_process():
+            print(stopped, file=sys.stderr)
+        leave_process_group()
+        return 128 + stopped.signal
     except Exception as error:
         return _end(error, _sentence(error, job), _is_first(store))
     return 0
@@ -248,6 +277,10 @@ def _sentence(error: Exception, job: _Job) -> str | None:
     if isinstance(error, FileNotFoundError):
         return explain_missing_file(job.read(job.args), error) or told(error)
     return told(error)
+
+
+def _short(error: BaseException) -> str | None:
+    return _reason(error) if _is_loss(error) else told(error)
 
 
 def _is_loss(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from vitadapter_d2.engine.config.overrides import overrides_field
 from vitadapter_d2.engine.errors import ConfigError, nearest, told
 from vitadapter_d2.engine.launching.places import restarts
 from vitadapter_d2.engine.training.saving import NOTE, newest_aside
+from vitadapter_d2.engine.training.trainer import AMP_DTYPES
 from vitadapter_d2.files import replacing
 
 # Whole numbers of a training, and the smallest that they may be.
@@ -26,7 +27,14 @@ _LEAST = {
     "train.checkpointer.max_to_keep": 1,
     "train.eval_period": 0,
     "train.accumulate": 1,
+    "train.seed": -1,
+    "dataloader.train.total_batch_size": 1,
+    "dataloader.train.num_workers": 0,
+    "dataloader.test.num_workers": 0,
 }
+_ABOVE_0 = ("train.clip_grad_norm", "train.ddp_timeout_minutes")
+_MAY_BE_NONE = ("train.checkpointer.max_to_keep", "train.clip_grad_norm")
+_TEXTS = ("train.output_dir", "train.init_checkpoint", "train.device", "train.best_metric")
 _LOGGED_CONFIG = re.compile(r"Command line arguments: .*?\bconfig_file='([^']*)'")
 
 
@@ -45,11 +53,11 @@ def check_run(cfg: DictConfig, args: Namespace, processes: int, world_size: int)
     Raises:
         ConfigError, FileNotFoundError: what is wrong, and where it was looked for.
     """
+    check_values(cfg)
     remarks = check_devices(cfg, args.opts, processes)
     check_data(cfg)
     check_weights(cfg, args.resume)
     if not args.eval_only:
-        _check_numbers(cfg)
         _check_batch(cfg, world_size)
     check_output(cfg)
     return [*remarks, *([] if args.eval_only else _earlier_run(cfg, args.resume))]
@@ -204,11 +212,40 @@ def check_output(cfg: DictConfig) -> None:
         ) from error
 
 
-def _check_numbers(cfg: DictConfig) -> None:
+def check_values(cfg: DictConfig) -> None:
+    """Asks whether the engine's own fields can have their values; what is not there is passed over.
+
+    Raises:
+        ConfigError: one that cannot, with what is legal.
+    """
+    for key in _TEXTS:
+        if not isinstance(value := _value(cfg, key, ""), str):
+            raise ConfigError(f"{key} must be text, got {value!r}: '{key}=\"{value}\"' is text")
     for key, least in _LEAST.items():
-        value: Any = OmegaConf.select(cfg, key)
-        if value is not None and not (isinstance(value, int) and value >= least):
+        value = _value(cfg, key, least)
+        if not _may_be_none(key, value) and not (_is(value, int) and value >= least):
             raise ConfigError(f"{key} must be a whole number of at least {least}, got {value!r}")
+    for key in _ABOVE_0:
+        value = _value(cfg, key, 1)
+        if not _may_be_none(key, value) and not (_is(value, int | float) and value > 0):
+            legal = "a number above 0" + (", or null" if key in _MAY_BE_NONE else "")
+            raise ConfigError(f"{key} must be {legal}, got {value!r}")
+    if (dtype := _value(cfg, "train.amp.dtype", "bfloat16")) not in AMP_DTYPES:
+        raise ConfigError(f"train.amp.dtype must be {' or '.join(AMP_DTYPES)}, got {dtype!r}")
+
+
+def _value(cfg: DictConfig, key: str, default: Any) -> Any:
+    place, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, place)
+    return node[name] if isinstance(node, DictConfig) and name in node else default
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _may_be_none(key: str, value: Any) -> bool:
+    return value is None and key in _MAY_BE_NONE
 
 
 def _check_batch(cfg: DictConfig, world_size: int) -> None:
@@ -234,8 +271,9 @@ def _earlier_run(cfg: DictConfig, resume: bool) -> list[str]:
     if resume:
         if not last and not restarts() and (aside := newest_aside(folder)):
             raise ConfigError(
-                f"--resume: the last run in {folder} has no checkpoint; {aside.name} is of the one "
-                f"before: renamed to {NOTE} that run is continued, without --resume one starts anew"
+                f"--resume: the last run in {folder} has no checkpoint; that of the one before is "
+                f"in {aside}: train.output_dir={aside} continues it, without --resume one starts "
+                "anew"
             )
         start = cfg.train.init_checkpoint or "nothing"
         return [] if last else [f"--resume: no checkpoint in {folder} yet, starting from {start}"]
@@ -245,6 +283,6 @@ def _earlier_run(cfg: DictConfig, resume: bool) -> list[str]:
     found = _LOGGED_CONFIG.findall(log.read_text(errors="replace")) if log.is_file() else []
     whose = f" of {found[-1]}" if found else f" (its config: {folder / 'config.yaml'})"
     return [
-        f"warning: {folder} holds a run{whose}, last checkpoint {last or 'none'}; this one writes "
-        "over it: --resume continues it, another train.output_dir keeps both"
+        f"warning: {folder} holds a run{whose}, last checkpoint {last or 'none'}: its checkpoints "
+        "and records are moved into a folder of their own there; --resume continues it instead"
     ]

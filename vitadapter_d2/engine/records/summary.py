@@ -18,9 +18,10 @@ from tabulate import tabulate
 
 from vitadapter_d2.engine.config.flat import Plain, flat_config
 from vitadapter_d2.engine.config.loading import load_config
-from vitadapter_d2.engine.evaluate import Results, summary_line
+from vitadapter_d2.engine.evaluate import Results, records_behind, summary_line
 from vitadapter_d2.engine.records.hardware import hardware
 from vitadapter_d2.engine.records.metric_names import is_of_one_class
+from vitadapter_d2.engine.records.run import RunRecord
 from vitadapter_d2.engine.training.best import BEST, BestCheckpointer
 from vitadapter_d2.engine.training.saving import NOTE
 from vitadapter_d2.engine.training.throughput import peak_memory
@@ -30,8 +31,7 @@ logger = logging.getLogger(__name__)
 
 FILE = "summary.md"
 _UNSET = "(not set)"
-# Who wraps the data, outermost first: Detectron2's loaders and datasets, and ours.
-_WRAPPED = ("samples", "dataset", "_dataset", "_records")
+_SHOWN = 20  # names of classes
 _OWN_FIELDS = ("train.source.", "train.output_dir", "train.classes.")  # told elsewhere
 
 
@@ -43,6 +43,7 @@ class Summary(HookBase):
 
     Args:
         cfg: a LazyConfig; ``train.source`` says which file it was read from, and by what command.
+        run: all parts of the run.
         best: keeps the best checkpoint, if one is kept.
         test_images: how many are evaluated; None if that is not known.
     """
@@ -50,10 +51,12 @@ class Summary(HookBase):
     def __init__(
         self,
         cfg: DictConfig,
+        run: RunRecord,
         best: BestCheckpointer | None = None,
         test_images: int | None = None,
     ) -> None:
         self.cfg = cfg
+        self.run = run
         self.best = best
         self.results: Results = {}
         self.done = 0  # iterations
@@ -107,7 +110,7 @@ class Summary(HookBase):
             "Results": self._results(),
             "Evaluate again": self._command(),
             "Differences from the base config": self.differences,
-            "Data": _table(("part", "data sets", "images"), self._data()),
+            "Data": _table(("part", "data sets", "images"), self._data()) + self._classes(),
             "Hardware and software": _bullets(hardware(self.trainer.device)),
         }
         parts = [
@@ -131,6 +134,11 @@ class Summary(HookBase):
             "started": f"{self._started:%Y-%m-%d %H:%M:%S}",
             "time": f"{timedelta(seconds=round(seconds))}, evaluations and all",
         }
+        if self.run.parts > 1:
+            told["in all"] = (
+                f"{timedelta(seconds=round(self.run.seconds))} in {self.run.parts} parts, the "
+                f"first started {self.run.started}; what was done again is not counted twice"
+            )
         if "time" in histories:
             told["speed"] = f"{histories['time'].global_avg():.4g} s/it"
         if "images_per_s" in histories:
@@ -184,6 +192,15 @@ class Summary(HookBase):
             for part in ("train", "test")
         ]
 
+    def _classes(self) -> str:
+        """Those of the user's own data: they stand in no file of the project."""
+        own = self.cfg.train.get("classes")
+        if not own:
+            return ""
+        names = [*own.thing_classes, *own.stuff_classes]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return f"\n\n{len(names)} classes: {', '.join(names[:_SHOWN])}{more}"
+
 
 def differences(base: dict[str, Plain], config: dict[str, Plain]) -> list[tuple[str, str, str]]:
     """Fields whose values differ: path, value in the base, value in the other."""
@@ -197,9 +214,8 @@ def differences(base: dict[str, Plain], config: dict[str, Plain]) -> list[tuple[
 
 def count_images(loader: Any) -> int | None:
     """Images behind a data loader, or None if it does not tell."""
-    while inner := [getattr(loader, name) for name in _WRAPPED if hasattr(loader, name)]:
-        loader = inner[0]
-    return len(loader) if hasattr(loader, "__len__") else None
+    records = records_behind(loader)
+    return None if records is None else len(records)
 
 
 def _evaluation(cfg: DictConfig, checkpoint: Path) -> str | None:
@@ -227,7 +243,7 @@ def _quoted(path: Path) -> str:
 
 def _failure(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
+        return str(error) or "interrupted"
     return f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
 
 

@@ -62,7 +62,7 @@ def build_writers(cfg: DictConfig, start_iter: int, max_iter: int) -> list[Event
         ConsolePrinter(max_iter),
         JSONWriter(str(output / "metrics.json")),
         # Last: it clears the pictures.
-        TensorboardXWriter(str(output), purge_step=start_iter or None),
+        TensorboardXWriter(str(output), purge_step=start_iter),
     ]
     options: Any = OmegaConf.to_container(OmegaConf.create(cfg.train.get("wandb", {})))
     if options.pop("enabled", False):

@@ -9,16 +9,18 @@ from detectron2.engine import hooks
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.checkpoint.reading import CheckpointError, read_file
+from vitadapter_d2.engine.errors import nearest
 from vitadapter_d2.engine.evaluate import HEADLINES
 
 logger = logging.getLogger(__name__)
 
 BEST = "model_best"
 AUTO = "auto"
+_OF_TRAINING = ("trainer", "run")
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
-    """Detectron2's hook with weights and averages alone in its file, which also says how good.
+    """Detectron2's hook with all but the training's state in its file, which also says how good.
 
     A resumed training does not take ``model_best.pth`` for its newest checkpoint, and does not
     replace it by a worse one: what counts is the file, which may be newer than that checkpoint.
@@ -36,13 +38,13 @@ class BestCheckpointer(hooks.BestCheckpointer):
     best_iter: int | None
 
     def __init__(self, eval_period: int, checkpointer: Checkpointer, metric: str = AUTO) -> None:
-        ema = checkpointer.checkpointables.get("ema")
-        averages: dict[str, Any] = {"ema": ema} if ema else {}
+        parts = checkpointer.checkpointables.items()
+        remembered: dict[str, Any] = {key: part for key, part in parts if key not in _OF_TRAINING}
         untagged = _Untagged(
             checkpointer.model,
             checkpointer.save_dir,
             trained_only=checkpointer.trained_only,
-            **averages,
+            **remembered,
         )
         super().__init__(eval_period, untagged, metric, file_prefix=BEST)
 
@@ -67,11 +69,9 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
     def _best_checking(self) -> None:
         there = self.trainer.storage.latest()
-        if self.metric == AUTO:
-            names = [f"{task}/{key}" for task, key, _ in HEADLINES]
-            self._val_metric = next((name for name in names if name in there), AUTO)
         if self.metric not in there:
-            logger.warning("train.best_metric=%s: the evaluation does not give it", self.metric)
+            self._choose(list(there))
+        if self.metric not in there:
             return
         value, iteration = there[self.metric]
         if not math.isfinite(value) or (self.best_metric is not None and value <= self.best_metric):
@@ -84,6 +84,21 @@ class BestCheckpointer(hooks.BestCheckpointer):
             return
         self.best_metric, self.best_iter = value, iteration
         logger.info("%s.pth: %s is %.3f, the best so far", BEST, self.metric, value)
+
+    def _choose(self, given: list[str]) -> None:
+        """Takes a headline metric; what is compared already stays."""
+        wanted, is_free = self.metric, self.best_metric is None
+        headlines = [f"{task}/{key}" for task, key, _ in HEADLINES if f"{task}/{key}" in given]
+        if is_free and headlines:
+            self._val_metric = headlines[0]
+        if wanted != AUTO:
+            similar = ", ".join(nearest(wanted, [name for name in given if "/" in name]))
+            logger.warning(
+                "train.best_metric=%s: the evaluation does not give it; nearest: %s%s",
+                wanted,
+                similar or "none",
+                f"; {self.metric} takes its place" if self.metric != wanted else "",
+            )
 
 
 class _Untagged(Checkpointer):

@@ -151,10 +151,12 @@ class AveragesTaker:
 
     Args:
         model: changed in place when a checkpoint with averages is loaded.
+        other_classes: averages of another size than the model's weights are left out.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, other_classes: bool = False) -> None:
         self.model = model
+        self.other_classes = other_classes
 
     def state_dict(self) -> dict[str, Tensor]:
         """Nothing: it only reads."""
@@ -169,6 +171,12 @@ class AveragesTaker:
         own = self.model.state_dict()
         if unknown := sorted(state_dict.keys() - own.keys()):
             raise ValueError(f"the model has no place for the averages of {some(unknown)}")
+        if self.other_classes:
+            state_dict = {
+                name: average
+                for name, average in state_dict.items()
+                if average.shape == own[name].shape
+            }
         _copy(state_dict, own)
         logger.info("The weights are the checkpoint's moving averages (%d).", len(state_dict))
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
@@ -30,11 +31,13 @@ class StepReport:
         losses: name to value, of each micro-batch.
         grad_norm: of the whole gradient, which all processes share.
         data_time: seconds spent waiting for data.
+        stop: signal that has asked the process to end.
     """
 
     losses: list[dict[str, float]]
     grad_norm: float
     data_time: float
+    stop: Signals | None = None
 
 
 def describe(batch: list[Any]) -> list[dict[str, Any]]:

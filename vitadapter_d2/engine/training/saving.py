@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from vitadapter_d2.files import replacing
 logger = logging.getLogger(__name__)
 
 NOTE = "last_checkpoint"  # Detectron2's: its text is the name of the newest
-_OF_A_RUN = (NOTE, "metrics.json")
+_MARKS = (NOTE, "metrics.json")  # of a run that has begun
+_OF_A_RUN = re.compile(
+    r"last_checkpoint|metrics\.json|summary\.md|model_(\d+|final|best)\.pth|events\.out\..*"
+)
+_ASIDE = "earlier"
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
@@ -55,55 +60,79 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
             )
 
 
-def set_aside(folder: Path) -> None:
-    """Renames what a run would continue from or add to, before another one starts in its folder.
+def set_aside(folder: Path) -> Path | None:
+    """Moves what a run left into a folder of its own, before another one starts in its place.
 
-    Else a restart before the first checkpoint would continue the other run.
+    Else that one would, after a restart, continue it, fall back on its checkpoints, take its best
+    for its own, and add to its curves.
+
+    Args:
+        folder: of the runs.
+
+    Returns:
+        ``earlier_1`` or the next that is free in ``folder``; None if no run has begun there.
     """
-    found = [file for name in _OF_A_RUN if (file := folder / name).is_file()]
-    if not found:
-        return
-    taken = [_number(file) for name in _OF_A_RUN for file in _aside(folder, name)]
-    for file in found:
-        aside = file.with_stem(f"{file.stem}_{max(taken, default=0) + 1}")
-        file.rename(aside)
-        logger.warning("%s is of an earlier run and is %s now.", file, aside.name)
+    if not any((folder / name).is_file() for name in _MARKS):
+        return None
+    aside = next(path for n in count(1) if not (path := folder / f"{_ASIDE}_{n}").exists())
+    aside.mkdir()
+    # The note first: what is left without it is continued by nobody.
+    for file in sorted(folder.iterdir(), key=lambda file: file.name != NOTE):
+        if file.is_file() and _OF_A_RUN.fullmatch(file.name):
+            file.rename(aside / file.name)
+    logger.warning("Checkpoints and records of the earlier run in %s are in %s now.", folder, aside)
+    return aside
 
 
 def newest_aside(folder: Path) -> Path | None:
-    """The note on the newest checkpoint that :func:`set_aside` renamed last."""
-    return max(_aside(folder, NOTE), key=_number, default=None)
+    """The folder of the earlier run that :func:`set_aside` made last, if it can be continued."""
+    found = {
+        int(number): path
+        for path in folder.glob(f"{_ASIDE}_*")
+        if (number := path.name.removeprefix(f"{_ASIDE}_")).isdigit() and (path / NOTE).is_file()
+    }
+    return found[max(found)] if found else None
 
 
-def _aside(folder: Path, name: str) -> list[Path]:
-    stem, suffix = Path(name).stem, Path(name).suffix
-    return [file for file in folder.glob(f"{stem}_*{suffix}") if file.stem.split("_")[-1].isdigit()]
+def moved(file: str, folder: Path, aside: Path | None) -> str:
+    """Where a file, or URL, is after :func:`set_aside`."""
+    if aside is None or Path(file).parent.resolve() != folder.resolve():
+        return file
+    target = aside / Path(file).name
+    return str(target) if target.is_file() else file
 
 
-def _number(file: Path) -> int:
-    return int(file.stem.split("_")[-1])
-
-
-def drop_repeated(path: Path, start_iter: int) -> bool:
+def drop_repeated(path: Path, start_iter: int, *, is_extended: bool = False) -> bool:
     """Removes what will be recorded again, and half a line, from ``metrics.json``.
 
     Args:
         path: the file; it may be missing.
         start_iter: first iteration that is run.
+        is_extended: whether the run goes on behind its end. The evaluation there, recorded under
+            the number of the first iteration that was not run, then moves to the last that was.
 
     Returns:
         Whether the iteration before is on record.
     """
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-    kept = {line: n for line in lines if (n := _iteration(line)) is not None and n < start_iter}
-    if len(kept) < len(lines):
+    kept: dict[int, dict[str, Any]] = {}
+    for entry in filter(None, map(_entry, lines)):
+        iteration = entry["iteration"]
+        if is_extended and iteration == start_iter and "total_loss" not in entry:
+            iteration = start_iter - 1
+        if iteration < start_iter:
+            kept.setdefault(iteration, {}).update({**entry, "iteration": iteration})
+    if list(kept.values()) != [_entry(line) for line in lines]:
         with replacing(path, "w") as file:
-            file.writelines(f"{line}\n" for line in kept)
-    return start_iter - 1 in kept.values()
+            file.writelines(f"{json.dumps(entry, sort_keys=True)}\n" for entry in kept.values())
+    return start_iter - 1 in kept
 
 
-def _iteration(line: str) -> int | None:
+def _entry(line: str) -> dict[str, Any] | None:
     try:
-        return int(json.loads(line)["iteration"])
+        entry = json.loads(line)
+        entry = {**entry, "iteration": int(entry["iteration"])}
     except (ValueError, KeyError, TypeError):
         return None
+    # The console's guess stands alone where a run was ended behind its last checkpoint.
+    return entry if entry.keys() - {"iteration", "eta_seconds"} else None

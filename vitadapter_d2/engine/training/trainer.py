@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from signal import Signals
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from vitadapter_d2.checkpoint.sharded import whole
 from vitadapter_d2.data.loading import worker_deaths_told
 from vitadapter_d2.data.seeding import seed_everything
 from vitadapter_d2.engine.training.finite import StepReport, check_finite, describe
+from vitadapter_d2.engine.training.settings import keep_settings, optimizer_settings
+from vitadapter_d2.engine.training.stopping import asked
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +57,7 @@ class Trainer(SimpleTrainer):
         output_dir: where the batch of a loss that is no number is described; None: nowhere.
 
     Attributes:
+        stop_signal: a signal that has asked a process of the run to end, see ``stopping.py``.
         redoes_last: whether :meth:`train` first does what the process before was ended in: the
             evaluation and the record of the iteration that its last checkpoint is of.
     """
@@ -77,6 +81,8 @@ class Trainer(SimpleTrainer):
             raise ValueError(f"amp_dtype must be one of {sorted(AMP_DTYPES)}, got {amp_dtype!r}")
         if accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            raise ValueError(f"clip_grad_norm must be above 0, or None, got {clip_grad_norm}")
         # v0.6 asks the loader for its iterator, and so starts its workers, before it is known
         # where to start.
         super().__init__(model=model, data_loader=[], optimizer=optimizer)
@@ -87,6 +93,7 @@ class Trainer(SimpleTrainer):
         self.seed = seed
         self.output_dir = output_dir
         self.redoes_last = False
+        self.stop_signal: Signals | None = None
         self.device = next(model.parameters()).device
         self.grad_scaler = torch.amp.GradScaler(self.device.type, enabled=amp_dtype == "float16")
         self._batches: Iterator[list[dict[str, Any]]] | None = None
@@ -111,7 +118,7 @@ class Trainer(SimpleTrainer):
         batches, losses = [], []
         for number in range(self.accumulate):
             start = time.perf_counter()
-            batch = next(loader)
+            batch = self._next(loader)
             data_time += time.perf_counter() - start
             with self._without_gradient_exchange(number):
                 losses.append(self._backward(batch))
@@ -124,7 +131,8 @@ class Trainer(SimpleTrainer):
         values = iter(torch.stack([scalar.float() for scalar in scalars]).tolist())
         named = [{name: next(values) for name in one} for one in losses]
         grad_norm = next(values)
-        reports = comm.all_gather(StepReport(named, grad_norm, data_time))
+        reports = comm.all_gather(StepReport(named, grad_norm, data_time, asked()))
+        self.stop_signal = next((one.stop for one in reports if one.stop), None)
         check_finite(
             self.iter,
             reports,
@@ -138,6 +146,15 @@ class Trainer(SimpleTrainer):
         self._clip_gradient(norm)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _next(self, loader: Iterator[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        try:
+            return next(loader)
+        except StopIteration:
+            raise ValueError(
+                f"the training data ended at iteration {self.iter} of {self.max_iter}: a loader "
+                "without end is needed, such as build_train_loader's"
+            ) from None
 
     def _start_loader(self) -> Iterator[list[dict[str, Any]]]:
         if hasattr(self.data_loader, "iterate"):
@@ -236,8 +253,13 @@ class Trainer(SimpleTrainer):
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`; all but the first part may be missing."""
+        """Inverse of :meth:`state_dict`; all but the first part may be missing.
+
+        Settings of the optimizer, such as its learning rate, stay those that it was made with.
+        """
+        configured = optimizer_settings(self.optimizer)
         super().load_state_dict(state_dict)
+        keep_settings(self.optimizer, configured)
         # Empty where the loss was not scaled.
         if state := state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state)
