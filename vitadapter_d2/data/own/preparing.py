@@ -96,7 +96,8 @@ def _of_objects(parts: Mapping[str, Annotations], folder: Path, source: OwnSourc
     objects = [one for part in parts.values() for one in part.annotations if not one["iscrowd"]]
     for part, one in parts.items():
         if all(entry["iscrowd"] for entry in one.annotations):
-            raise ValueError(f"{one.source} has no objects for the {part} part")
+            why = ": " + "; ".join(one.notes) if one.notes else ""
+            raise ValueError(f"{one.source} has no objects for the {part} part{why}")
     masks = [one["segmentation"] for one in objects if "segmentation" in one]
     has_masks = len(masks) == len(objects)
     notes = [note for part in parts.values() for note in part.notes]
