@@ -174,6 +174,7 @@ PANOPTIC_CASES = [
     (("annotations", 0, "segments_info", 1, "id"), 4, "more than once: 4 in a.png"),
     (("annotations", 0, "segments_info", 1, "category_id"), 9, "segment 5 of a.png has 9"),
     (("annotations", 0, "segments_info", 1, "area"), 0, "segment without a pixel: 5 in a.png"),
+    (("annotations", 0, "segments_info", 1), {"id": 5, "category_id": 5}, "without area"),
 ]
 
 
