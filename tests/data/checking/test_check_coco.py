@@ -78,7 +78,9 @@ def test_compressed_run_lengths_must_fill_their_image():
         for wrong in (text + "1", text[: len(text) // 2], text[:-1] + "5"):
             problem = run_length_problem({"size": size, "counts": wrong}, None)
             assert problem and problem != EMPTY_MASK
-    assert run_length_problem({"size": [9, 9], "counts": code(np.zeros((9, 9)))}, None) == EMPTY_MASK
+    assert (
+        run_length_problem({"size": [9, 9], "counts": code(np.zeros((9, 9)))}, None) == EMPTY_MASK
+    )
     for text in ("", "é", " ", "o" * 99, "o" * 99 + "0", "N"):
         problem = run_length_problem({"size": [9, 9], "counts": text}, None)
         assert "not whole numbers" in str(problem) or "not fill" in str(problem)

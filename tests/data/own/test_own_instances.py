@@ -57,6 +57,26 @@ def test_the_placeholder_of_roboflow_is_no_class(shapes, tmp_path):
     assert "'parts' stands for all classes" in own.notes[0]
 
 
+@pytest.mark.parametrize("used", [0, 1])
+def test_the_placeholder_may_have_the_name_of_the_only_class(shapes, tmp_path, used):
+    root = roboflow(shapes, tmp_path / "mine")
+    for part in ("train", "valid"):
+        content = read(root / part / "_annotations.coco.json")
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 1
+        content["annotations"][0]["category_id"] = used
+        content["categories"] = [
+            {"id": 0, "name": "raccoon", "supercategory": "none"},
+            {"id": 1, "name": "raccoon", "supercategory": "raccoon"},
+        ]
+        write(root / part / "_annotations.coco.json", content)
+    if used == 0:
+        with pytest.raises(ValueError, match=r"coco.json: 2 classes have the name 'raccoon'"):
+            prepare(root)
+    else:
+        assert prepare(root).classes.ids == [1]
+
+
 def test_a_class_that_only_looks_like_a_placeholder_stays(shapes, tmp_path):
     root = roboflow(shapes, tmp_path / "mine")
     for part in ("train", "valid"):
@@ -255,7 +275,7 @@ def test_a_name_that_two_classes_have_is_refused(folder):
         content = read(file)
         content["categories"][1]["name"] = "bolt"
         write(file, content)
-    with pytest.raises(ValueError, match="2 classes have the name 'bolt'"):
+    with pytest.raises(ValueError, match="train2017.json: 2 classes have the name 'bolt'"):
         prepare(folder)
 
 
