@@ -313,6 +313,7 @@ def test_stuff_below_things_is_no_error(run, root):
     for file in labels.iterdir():
         semantic = np.array(Image.open(file))
         semantic[21:25, 11:19] = 3  # sky, all of it below the bed
+        semantic[36:40, 36:44] = 2  # building, half of it
         write(file, semantic)
     for script in SCRIPTS["ade20k"]:
         assert run(script, "--root", str(root)).returncode == 0

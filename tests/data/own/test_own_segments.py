@@ -274,6 +274,13 @@ def test_areas_of_segments_are_not_believed_by_the_metrics(panoptic, tmp_path):
     assert evaluator.evaluate()["panoptic_seg"]["PQ"] == 100
 
 
+def test_png_files_of_segments_beside_images_are_no_label_maps(panoptic):
+    (panoptic / "images").mkdir()
+    for part in ("train2017", "val2017"):
+        (panoptic / part).rename(panoptic / "images" / part)
+    assert prepare(panoptic).classes.names == NAMES
+
+
 @pytest.mark.parametrize("how", ["{folder}/{name}", "../panoptic_{part}2017/{name}"])
 def test_names_of_pngs_may_lead_out_of_their_folder(panoptic, how):
     """Label maps are made of them, not the PNG files themselves taken for them."""
