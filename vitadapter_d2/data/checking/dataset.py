@@ -138,7 +138,7 @@ def _read_annotations(metadata: Metadata, found: Findings) -> _Annotations:
         counts = count_segment_classes(content)
         return _Annotations(findings, counts, sum(counts.values()))
     findings = check_coco(content, metadata.get("evaluator_type") != "lvis")
-    if metadata.name in PUBLISHED:  # COCO's own training set has such a box: nothing to mend
+    if metadata.name in PUBLISHED:  # COCO's training set has two such boxes: nothing to mend
         findings = [replace(f, is_error=f.is_error and f.kind != NO_AREA) for f in findings]
     if any(f.kind.startswith(("missing list", "file that holds")) for f in findings):
         return _Annotations(findings)

@@ -31,7 +31,7 @@ def pair_files(place: Place) -> list[Pair]:
     """Images and label maps that belong together by their names, in order.
 
     Args:
-        place: the folders.
+        place: the folders, or the one that has both, label maps as ``*_mask.png``.
 
     Raises:
         FileNotFoundError: an image or a label map lacks its partner, or there are none.
