@@ -108,6 +108,19 @@ def label_maps(shapes: Path, root: Path, labels: str = "labels", classes: bool =
     return root
 
 
+def roboflow_masks(shapes: Path, root: Path) -> Path:
+    """``train/a.png``, ``train/a_mask.png`` and ``train/_classes.csv``; ``valid`` likewise."""
+    for part, folder in (("train", "train"), ("val", "valid")):
+        shutil.copytree(shapes / "images" / part, root / folder)
+        for file in (shapes / f"semantic_{part}").iterdir():
+            labels = _NEW_LABEL[cv2.imread(str(file), cv2.IMREAD_UNCHANGED)]
+            cv2.imwrite(str(root / folder / f"{file.stem}_mask.png"), labels)
+        rows = [f"{number}, {name}" for number, name in enumerate(NAMES)]
+        text = "\n".join(["Pixel Value, Class", *rows])
+        (root / folder / "_classes.csv").write_text(text + "\n")
+    return root
+
+
 def read(path: Path) -> Json:
     return json.loads(path.read_text())
 

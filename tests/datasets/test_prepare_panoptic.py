@@ -18,6 +18,7 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from vitadapter_d2.data import InstanceMapper, PanopticMapper
+from vitadapter_d2.data.checking.dataset import check_dataset
 from vitadapter_d2.data.coco_format import rgb_to_ids
 from vitadapter_d2.data.datasets import register_all
 from vitadapter_d2.engine.config.loading import configs_root
@@ -303,6 +304,22 @@ def test_a_prepared_set_is_mapped_and_scored(
                 {"bbox"} if data.startswith("ade") else set()
             )
     assert (tmp_path / "out" / "pictures" / "gallery.png").is_file()
+
+
+def test_stuff_below_things_is_no_error(run, root):
+    """Its area is that before the things were pasted, and nothing of it may be left."""
+    ade20k(root)
+    labels = root / "ADEChallengeData2016" / "annotations" / "validation"
+    for file in labels.iterdir():
+        semantic = np.array(Image.open(file))
+        semantic[21:25, 11:19] = 3  # sky, all of it below the bed
+        semantic[36:40, 36:44] = 2  # building, half of it
+        write(file, semantic)
+    for script in SCRIPTS["ade20k"]:
+        assert run(script, "--root", str(root)).returncode == 0
+    report = check_dataset("ade20k_panoptic_val", workers=0)
+    assert [finding.kind for finding in report.errors] == ["other number of images"]
+    assert any("cover completely: " in str(finding) for finding in report.findings)
 
 
 @pytest.mark.parametrize(

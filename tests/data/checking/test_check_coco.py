@@ -2,9 +2,17 @@ import copy
 import json
 from typing import Any
 
+import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
-from vitadapter_d2.data.checking.coco import check_coco, count_classes, ranges
+from vitadapter_d2.data.checking.coco import (
+    EMPTY_MASK,
+    check_coco,
+    count_classes,
+    ranges,
+    run_length_problem,
+)
 from vitadapter_d2.data.checking.findings import refuse
 from vitadapter_d2.data.checking.panoptic import check_panoptic, count_segment_classes
 
@@ -55,6 +63,27 @@ def test_a_good_file_has_notes_but_no_errors():
     assert count_classes(coco()) == {"bolt": 2, "belt": 0}
     assert not errors(check_panoptic(panoptic()))
     assert count_segment_classes(panoptic()) == {"bolt": 1, "belt": 1}
+
+
+def code(mask) -> str:
+    return coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+
+
+def test_compressed_run_lengths_must_fill_their_image():
+    rng = np.random.default_rng(0)
+    for height, width, share in ((1, 1, 1.0), (20, 30, 0.5), (300, 700, 0.5), (300, 700, 1e-4)):
+        mask = rng.random((height, width)) < share
+        text, size = code(mask), [height, width]
+        assert run_length_problem({"size": size, "counts": text}, None) is None
+        for wrong in (text + "1", text[: len(text) // 2], text[:-1] + "5"):
+            problem = run_length_problem({"size": size, "counts": wrong}, None)
+            assert problem and problem != EMPTY_MASK
+    assert (
+        run_length_problem({"size": [9, 9], "counts": code(np.zeros((9, 9)))}, None) == EMPTY_MASK
+    )
+    for text in ("", "é", " ", "o" * 99, "o" * 99 + "0", "N"):
+        problem = run_length_problem({"size": [9, 9], "counts": text}, None)
+        assert "not whole numbers" in str(problem) or "not fill" in str(problem)
 
 
 FIRST = "annotation 1 of image 7"
@@ -147,6 +176,7 @@ PANOPTIC_CASES = [
     (("annotations", 0, "segments_info", 1, "id"), 4, "more than once: 4 in a.png"),
     (("annotations", 0, "segments_info", 1, "category_id"), 9, "segment 5 of a.png has 9"),
     (("annotations", 0, "segments_info", 1, "area"), 0, "segment without a pixel: 5 in a.png"),
+    (("annotations", 0, "segments_info", 1), {"id": 5, "category_id": 5}, "without area"),
 ]
 
 

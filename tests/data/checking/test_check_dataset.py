@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_lvis_instances
 from PIL import Image
 
+from vitadapter_d2.data.checking.coco import NO_AREA
 from vitadapter_d2.data.checking.dataset import Report, check_dataset
 from vitadapter_d2.data.datasets import register_shapes
 from vitadapter_d2.data.datasets.published import PUBLISHED, Published
@@ -131,6 +132,29 @@ def test_panoptic_images_and_segments_must_agree(hurt):
         "panoptic image without segments that the json has",
     }
     assert found["panoptic image without segments that the json has"][0].endswith("lacks [777]")
+
+
+def test_the_area_of_segments_is_that_of_their_pixels(hurt):
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"][0]["segments_info"][0]["area"] = 7
+        del content["annotations"][1]["segments_info"][0]["area"]
+
+    edit(hurt, "panoptic", change)
+    found = errors(check_dataset("hurt_val_panoptic", images=None, workers=0))
+    assert len(found["segment without area, which the panoptic metrics need"]) == 1
+    (text,) = found.pop("panoptic image with another area than the json says")
+    assert "000001.png: 7 for " in text and len(found) == 1
+
+
+def test_a_box_without_area_is_no_error_of_a_published_set(hurt, monkeypatch):
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"][1]["bbox"][2] = 0
+
+    edit(hurt, "instances", change)
+    assert set(errors(check_dataset("hurt_val", images=0, workers=0))) == {NO_AREA}
+    monkeypatch.setitem(PUBLISHED, "hurt_val", Published(8))
+    report = check_dataset("hurt_val", images=0, workers=0)
+    assert not report.errors and NO_AREA in {finding.kind for finding in report.findings}
 
 
 def test_errors_of_the_annotations_are_named_although_the_loader_refuses_them(hurt):

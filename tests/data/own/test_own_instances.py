@@ -57,6 +57,26 @@ def test_the_placeholder_of_roboflow_is_no_class(shapes, tmp_path):
     assert "'parts' stands for all classes" in own.notes[0]
 
 
+@pytest.mark.parametrize("used", [0, 1])
+def test_the_placeholder_may_have_the_name_of_the_only_class(shapes, tmp_path, used):
+    root = roboflow(shapes, tmp_path / "mine")
+    for part in ("train", "valid"):
+        content = read(root / part / "_annotations.coco.json")
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 1
+        content["annotations"][0]["category_id"] = used
+        content["categories"] = [
+            {"id": 0, "name": "raccoon", "supercategory": "none"},
+            {"id": 1, "name": "raccoon", "supercategory": "raccoon"},
+        ]
+        write(root / part / "_annotations.coco.json", content)
+    if used == 0:
+        with pytest.raises(ValueError, match=r"coco.json: 2 classes have the name 'raccoon'"):
+            prepare(root)
+    else:
+        assert prepare(root).classes.ids == [1]
+
+
 def test_a_class_that_only_looks_like_a_placeholder_stays(shapes, tmp_path):
     root = roboflow(shapes, tmp_path / "mine")
     for part in ("train", "valid"):
@@ -139,7 +159,7 @@ def test_what_has_no_meaning_is_refused(folder, entries, message):
 @pytest.mark.parametrize(
     ("entries", "note"),
     [
-        ({"bbox": [5, 5, 0, 4]}, "1 objects without area, or outside"),
+        ({"bbox": [5, 5, 0, 4], "segmentation": []}, "1 objects without area, or outside"),
         ({"bbox": [70, 5, 9, 4]}, "1 objects without area, or outside"),
         ({"segmentation": [[1, 1, 2, 2]]}, "1 objects without a polygon of 3 points"),
         ({"segmentation": {"size": [64, 64], "counts": [4096]}}, "or with an empty mask"),
@@ -170,6 +190,31 @@ def test_a_box_is_made_of_its_mask(folder):
     assert first["segmentation"] == [square]
     assert first["bbox"] == pytest.approx([10, 10, 20, 30], abs=1)
     assert first["area"] == pytest.approx(600, rel=0.1)
+
+
+def test_a_box_without_area_is_made_of_its_mask(folder):
+    square = [10.0, 10.0, 30.0, 10.0, 30.0, 40.0, 10.0, 40.0]
+    change(folder, bbox=[0, 0, 0, 0], segmentation=[square])
+    own = prepare(folder)
+    assert read_part(own, "train")["annotations"][0]["bbox"] == pytest.approx([10, 10, 20, 30])
+    assert any("1 boxes without area are taken from their masks" in note for note in own.notes)
+
+
+@pytest.mark.parametrize("nest", [lambda points: points, lambda points: [points]])
+def test_points_as_pairs_are_a_polygon(folder, nest):
+    change(folder, segmentation=nest([[10, 10], [30, 10], [30, 40], [10, 40]]))
+    own = prepare(folder)
+    first = read_part(own, "train")["annotations"][0]
+    assert first["segmentation"] == [[10, 10, 30, 10, 30, 40, 10, 40]] and own.classes.has_masks
+
+
+def test_an_empty_polygon_is_no_mask_and_the_box_stays(folder):
+    change(folder, segmentation=[[]])
+    own = prepare(folder)
+    assert not own.classes.has_masks
+    assert len(read_part(own, "train")["annotations"]) == len(
+        read(folder / "annotations/instances_train2017.json")["annotations"]
+    )
 
 
 def test_repeated_ids_of_annotations_are_renumbered_those_of_images_refused(folder):
@@ -230,7 +275,7 @@ def test_a_name_that_two_classes_have_is_refused(folder):
         content = read(file)
         content["categories"][1]["name"] = "bolt"
         write(file, content)
-    with pytest.raises(ValueError, match="2 classes have the name 'bolt'"):
+    with pytest.raises(ValueError, match="train2017.json: 2 classes have the name 'bolt'"):
         prepare(folder)
 
 
@@ -238,6 +283,18 @@ def test_parts_without_objects_are_named(folder):
     file = folder / "annotations/instances_val2017.json"
     write(file, {**read(file), "annotations": []})
     with pytest.raises(ValueError, match=r"instances_val2017.json has no objects for the val part"):
+        prepare(folder)
+
+
+def test_why_no_object_is_left_is_told(folder):
+    def one_point(content):
+        for annotation in content["annotations"]:
+            annotation["segmentation"] = [[1, 1]]
+        return content
+
+    file = folder / "annotations/instances_train2017.json"
+    write(file, one_point(read(file)))
+    with pytest.raises(ValueError, match=r"no objects for the train part: .* polygon of 3 points"):
         prepare(folder)
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from own_folders import THINGS, coco, label_maps, read, roboflow, write
+from own_folders import NAMES, THINGS, coco, label_maps, read, roboflow, roboflow_masks, write
 from own_folders import renamed as with_own_names
 
 from vitadapter_d2.data.own import MADE_FOLDER, OwnSource, prepare_own_data
+from vitadapter_d2.data.own.joining import hold_out
 from vitadapter_d2.data.own.layouts import find_places
 
 
@@ -59,6 +60,20 @@ def test_files_of_other_tasks_and_parts_are_passed_by(shapes, tmp_path):
         write(root / f"annotations/{name}.json", {"images": []})
     write(root / "config.json", {"lr": 1})
     assert set(find_places(OwnSource(root), "instances")) == {"train", "val"}
+
+
+def test_names_that_contain_those_of_other_tasks_are_found(shapes, tmp_path):
+    for part, content in parts(shapes).items():
+        write(tmp_path / f"my_stuff_{part}.json", content)
+        write(tmp_path / f"stuff_{part}2017.json", content)
+    found = find_places(OwnSource(tmp_path), "instances")
+    assert {place.annotations.name for place in found.values()} == {
+        "my_stuff_train.json",
+        "my_stuff_val.json",
+    }
+    for part in found:
+        (tmp_path / f"my_stuff_{part}.json").rename(tmp_path / f"info_{part}.json")
+    assert set(find_places(OwnSource(tmp_path), "instances")) == {"train", "val"}
 
 
 def test_two_candidates_are_named(shapes, tmp_path):
@@ -122,6 +137,23 @@ def test_without_a_val_part_one_must_be_held_out(shapes, tmp_path):
     assert "divided into train and val" in own.lines[0]
 
 
+def test_augmented_copies_of_a_photo_stay_together():
+    """As Roboflow names them."""
+    names = [f"photo{i}_jpg.rf.{h}.jpg" for i in range(50) for h in ("0a1b", "77fe", "c3d9")]
+    held = hold_out(names, str, 0.2)
+    photos = {name.split(".rf.")[0] for name in held}
+    assert len(photos) == 10 and len(held) == 30
+    assert held == {name for name in names if name.split(".rf.")[0] in photos}
+    with pytest.raises(ValueError, match="1 photos cannot be divided"):
+        hold_out(names[:3], str, 0.2)
+
+
+def test_a_share_to_hold_out_beside_a_val_part_is_told(shapes, tmp_path):
+    own = prepare(roboflow(shapes, tmp_path / "mine"), tmp_path / "out", val_fraction=0.5)
+    assert own.parts["val"].num_images == 3
+    assert any("--val-fraction 0.5 is not used" in note for note in own.notes)
+
+
 def test_without_a_train_part_only_evaluation_is_possible(shapes, tmp_path):
     root = roboflow(shapes, tmp_path / "mine")
     shutil.rmtree(root / "train")
@@ -163,6 +195,42 @@ def test_label_maps_inside_of_the_parts_and_with_endings_are_found(shapes, tmp_p
             shutil.copy(label, tmp_path / name / "masks" / f"{label.stem}_mask.png")
     own = prepare(tmp_path, tmp_path / "out", "semantic")
     assert own.parts["val"].num_images == 3
+
+
+def test_label_maps_of_roboflow_lie_beside_their_images(shapes, tmp_path):
+    root = roboflow_masks(shapes, tmp_path / "mine")
+    own = prepare(root, tmp_path / "out", "semantic")
+    assert own.classes.names == NAMES
+    assert {part: one.num_images for part, one in own.parts.items()} == {"train": 6, "val": 3}
+    image, label = own.parts["train"].pairs[0]
+    assert Path(label).name == f"{Path(image).stem}_mask.png"
+    table = root / "valid/_classes.csv"
+    rows = table.read_text()
+    table.write_text(rows.replace("6, floor", "7, floor"))
+    with pytest.raises(ValueError, match=r"_classes.csv must number the classes 0, 1, 2.* 5, 7\]"):
+        prepare(root, tmp_path / "out", "semantic")
+    table.write_text(rows.replace("bolt", "rivet"))
+    with pytest.raises(ValueError, match=r"train/_classes.csv and .*valid/_classes.csv name other"):
+        prepare(root, tmp_path / "out", "semantic")
+    table.write_text("bolt\nbelt\n")
+    with pytest.raises(ValueError, match=r"_classes.csv is no table of pixel values"):
+        prepare(root, tmp_path / "out", "semantic")
+
+
+def test_label_maps_in_folders_of_their_own_are_paired_by_folder_and_name(shapes, tmp_path):
+    root = label_maps(shapes, tmp_path / "mine")
+    for folder in (root / "images", root / "labels"):
+        for file in [*folder.glob("*/*")]:
+            target = file.parent / f"scene {file.stem}" / ("0" + file.suffix)
+            target.parent.mkdir()
+            file.rename(target)
+    own = prepare(root, tmp_path / "out", "semantic")
+    assert own.parts["train"].num_images == 6
+    for image, label in own.parts["train"].pairs:
+        assert Path(image).parent.name == Path(label).parent.name
+    shutil.rmtree(root / "labels/train/scene 000002")
+    with pytest.raises(FileNotFoundError, match=r"1 images have no label map.*scene 000002"):
+        prepare(root, tmp_path / "out", "semantic")
 
 
 def test_an_undivided_folder_of_label_maps_is_divided(shapes, tmp_path):

@@ -5,10 +5,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOPanopticEvaluator
 from own_folders import NAMES, STUFF, THINGS, coco, label_maps, read, write
 from PIL import Image
 
+from vitadapter_d2.data.coco_format import rgb_to_ids
 from vitadapter_d2.data.own import OwnSource, prepare_own_data
 
 
@@ -52,6 +55,22 @@ def test_values_with_gaps_need_the_file(labels, values):
             cv2.imwrite(str(file), np.array(values, np.uint8)[old % len(values)])
     with pytest.raises(ValueError, match=r"without .*classes.txt.*255 means ignored"):
         prepare(labels)
+
+
+def test_masks_of_0_and_255_are_refused_although_their_classes_have_names(labels):
+    (labels / "classes.txt").write_text("background\nroad\n")
+    for file in (labels / "labels").glob("*/*"):
+        old = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(file), np.uint8([0, 255])[old % 2])
+    with pytest.raises(ValueError, match=r"no values but 0, 255, .* save masks .* as 0 and 1"):
+        prepare(labels)
+
+
+def test_named_classes_that_do_not_occur_are_told(labels):
+    (labels / "classes.txt").write_text("\n".join([*NAMES, "door 100%", "gate"]))
+    (note,) = prepare(labels).notes
+    assert note.endswith("classes.txt names classes that do not occur in 9 label maps: "
+                         "door 100%, gate")  # fmt: skip
 
 
 def test_a_value_without_a_name_is_refused(labels):
@@ -211,3 +230,71 @@ def test_label_maps_follow_segments_that_are_drawn_anew(panoptic):
     cv2.imwrite(str(png), picture)
     after = labels()
     assert len(np.unique(before)) > 1 and (after == before[0, 0]).all()
+
+
+def edited(panoptic, edit):
+    """Edits the first annotation of the val part; what the val part is made to."""
+    file = panoptic / "annotations/panoptic_val2017.json"
+    content = read(file)
+    edit(content["annotations"][0]["segments_info"])
+    write(file, content)
+    own = prepare(panoptic, "panoptic")
+    return own, read(Path(own.parts["val"].panoptic_json))["annotations"][0]["segments_info"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda segments: [segment.pop("area") for segment in segments],
+        lambda segments: [segment.update(area=1, bbox=[0, 0, 1, 1]) for segment in segments],
+        lambda segments: segments.append({"id": 77, "category_id": 3, "area": 5}),
+    ],
+)
+def test_areas_of_segments_are_those_of_their_pixels(panoptic, edit):
+    _, expected = edited(panoptic, len)
+    own, found = edited(panoptic, edit)
+    assert found == expected and all(segment["area"] > 0 for segment in expected)
+    assert len(own.notes) == len([n for n in own.notes if "1 segments without a pixel" in n]) < 2
+
+
+def test_pixels_of_no_segment_are_refused(panoptic):
+    with pytest.raises(ValueError, match=r"has segment id \d+, which its JSON file lacks"):
+        edited(panoptic, lambda segments: segments.pop())
+
+
+def test_areas_of_segments_are_not_believed_by_the_metrics(panoptic, tmp_path):
+    """A perfect prediction has PQ 100 although the file tells other areas."""
+    own, _ = edited(panoptic, lambda segments: [s.update(area=1) for s in segments])
+    evaluator = COCOPanopticEvaluator(own.register()["val"], str(tmp_path / "pq"))
+    evaluator.reset()
+    for record in DatasetCatalog.get(own.register()["val"]):
+        rgb = np.asarray(Image.open(record["pan_seg_file_name"]).convert("RGB"))
+        ids = torch.from_numpy(rgb_to_ids(rgb))
+        evaluator.process([record], [{"panoptic_seg": (ids, record["segments_info"])}])
+    assert evaluator.evaluate()["panoptic_seg"]["PQ"] == 100
+
+
+def test_png_files_of_segments_beside_images_are_no_label_maps(panoptic):
+    (panoptic / "images").mkdir()
+    for part in ("train2017", "val2017"):
+        (panoptic / part).rename(panoptic / "images" / part)
+    assert prepare(panoptic).classes.names == NAMES
+
+
+@pytest.mark.parametrize("how", ["{folder}/{name}", "../panoptic_{part}2017/{name}"])
+def test_names_of_pngs_may_lead_out_of_their_folder(panoptic, how):
+    """Label maps are made of them, not the PNG files themselves taken for them."""
+    expected = [
+        cv2.imread(label, cv2.IMREAD_UNCHANGED) for _, label in prepare(panoptic).parts["val"].pairs
+    ]
+    for part in ("train", "val"):
+        file = panoptic / f"annotations/panoptic_{part}2017.json"
+        content = read(file)
+        for one in content["annotations"]:
+            name, folder = one["file_name"], file.with_suffix("")
+            one["file_name"] = how.format(folder=folder, part=part, name=name)
+        write(file, content)
+    own = prepare(panoptic)
+    for (_, label), labels in zip(own.parts["val"].pairs, expected, strict=True):
+        assert panoptic not in Path(label).parents
+        assert np.array_equal(cv2.imread(label, cv2.IMREAD_UNCHANGED), labels)

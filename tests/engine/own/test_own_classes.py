@@ -1,7 +1,9 @@
 """Heads of every family follow the number of classes; what a checkpoint says of them is data."""
 
 import fnmatch
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyCall, instantiate
@@ -126,6 +128,21 @@ def test_a_file_gives_its_classes_to_a_config_but_not_to_the_callers(tmp_path):
     assert own.optimizer.params.model is model
     assert shown_metadata(own).stuff_classes == classes.names
     assert shown_metadata(cfg).stuff_classes != classes.names
+
+
+def test_classes_are_found_whatever_the_container(tmp_path):
+    classes = some_classes("semantic", 3)
+    content = {
+        "model": {"weight": torch.ones(2)},
+        "best": np.float64(0.5),  # which torch alone refuses
+        "classes": classes.to_dict(),
+    }
+    torch.save(content, tmp_path / "scalar.pth")
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.write(tmp_path / "scalar.pth", "scalar.pth")
+    for name in ("scalar.pth", "old.pth", "archive.zip"):
+        assert classes_of_file(tmp_path / name) == classes, name
 
 
 def test_a_file_without_classes_changes_nothing(tmp_path):

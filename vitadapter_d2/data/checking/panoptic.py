@@ -76,5 +76,7 @@ def _check_segments(found: Findings, annotation: Json, legal: set[Any]) -> None:
         (f"segment {s['id']} of {name} has {s['category_id']!r}" for s in unknown),
         is_fatal=True,
     )
+    without = (f"{s['id']} in {name}" for s in segments if "area" not in s)
+    found.add("segment without area, which the panoptic metrics need", without)
     empty = (f"{s['id']} in {name}" for s in segments if s.get("area") == 0)
     found.add("segment without a pixel", empty)

@@ -135,6 +135,13 @@ def set_metadata(name: str, values: Mapping[str, Any]) -> Metadata:
     return metadata
 
 
+def refuse_equal_names(names: Sequence[str], source: object) -> None:
+    """Raises a ValueError that says where two classes with one name come from."""
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{source}: {count} classes have the name {name!r}")
+
+
 def make_categories(
     ids: Sequence[int], names: Sequence[str], things: Sequence[bool], colors: Sequence[Any] = ()
 ) -> tuple[Category, ...]:

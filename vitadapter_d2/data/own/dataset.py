@@ -1,7 +1,9 @@
 """A user's own data as registered data sets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog
@@ -14,6 +16,9 @@ from vitadapter_d2.data.datasets.registration import (
     register_once,
 )
 from vitadapter_d2.data.own.classes import OwnClasses
+from vitadapter_d2.data.own.layouts import OwnSource
+
+_MOST_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,37 @@ class OwnData:
             values["json_file"] = own.json_file
         register_once(name, load, **values)
         return name
+
+
+def told(
+    source: OwnSource,
+    found: Mapping[str, Path],
+    classes: OwnClasses,
+    parts: Mapping[str, OwnPart],
+    counts: Mapping[str, str],
+) -> tuple[str, str]:
+    """Two lines: where and which classes, how many.
+
+    Args:
+        source: where the user said that the data are.
+        found: the annotations of each part.
+        classes: of all parts.
+        parts: to be told of.
+        counts: how many annotations each part has, in words.
+    """
+    root, places = source.folder, [found[part] for part in parts]
+    files = [str(f.relative_to(root) if root and root in f.parents else f) for f in places]
+    names = classes.names[:_MOST_NAMES]
+    more = f" and {len(classes) - len(names)} more" if len(classes) > len(names) else ""
+    how = "" if len(set(files)) > 1 or len(parts) == 1 else ", divided into train and val"
+    word = "class" if len(classes) == 1 else "classes"
+    return (
+        f"{source.title}: {classes.kind} from {' and '.join(dict.fromkeys(files))}{how}; "
+        f"{len(classes)} {word}: {', '.join(names)}{more}",
+        "; ".join(
+            f"{part}: {one.num_images} images, {counts[part]}" for part, one in parts.items()
+        ),
+    )
 
 
 def _semantic_records(pairs: tuple[tuple[str, str], ...]) -> list[Record]:

@@ -1,5 +1,6 @@
 """The image files that annotations name: finding them, and what their headers say."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,16 @@ def locate(names: Sequence[str], folders: Sequence[Path], source: object) -> tup
             f"{len(missing)} of the {len(names)} files that {source} names are missing, the first "
             f"is {missing[0]}; looked in {', '.join(map(str, looked))} (--images DIR adds one)"
         )
-    return folder, [shorten(name) for name in names]
+    return _below(folder, [shorten(name) for name in names])
+
+
+def _below(folder: Path, names: list[str]) -> tuple[Path, list[str]]:
+    """Whole paths and ``..`` would lead out of any other folder: names below a common one."""
+    if not any(os.path.isabs(name) or ".." in Path(name).parts for name in names):
+        return folder, names
+    paths = [Path(os.path.abspath(folder / name)) for name in names]
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    return common, [str(path.relative_to(common)) for path in paths]
 
 
 def _with_slashes(name: str) -> str:

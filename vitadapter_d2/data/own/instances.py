@@ -11,19 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as coco_mask
-
-from vitadapter_d2.data.checking.coco import (
-    EMPTY_MASK,
-    duplicates,
-    is_polygon,
-    run_length_problem,
-)
+from vitadapter_d2.data.checking.coco import duplicates
 from vitadapter_d2.data.own.classes import clean_name, whole_number
 from vitadapter_d2.data.own.images import check_sizes, locate
 from vitadapter_d2.data.own.layouts import Place, read_coco
-
-Entry = dict[str, Any]
+from vitadapter_d2.data.own.masks import Entry, area_of, box_of, mended_mask
 
 
 @dataclass(frozen=True)
@@ -191,20 +183,19 @@ class _Objects:
 
     def _entry(self, annotation: Entry, image: Entry, category: int) -> Entry | None:
         given = annotation.get("segmentation")
-        segmentation = _mended_mask(given, image)
+        if isinstance(given, list):
+            given = [part for part in given if part != []]  # what some tools write for "no mask"
+        segmentation = mended_mask(given, image)
         if given and not segmentation:
             return self._left_out(
                 "objects without a polygon of 3 points, or with an empty mask, are left out"
             )
-        box = annotation.get("bbox") or (segmentation and _box_of(segmentation, image))
-        if not box:
-            raise ValueError("it has neither bbox nor segmentation")
-        inside = self._inside(_four_numbers(box), image)
+        inside = self._inside(self._box(annotation, segmentation, image), image)
         if inside is None:
             return self._left_out("objects without area, or outside of their image, are left out")
         area = annotation.get("area")
         if not isinstance(area, int | float) or not math.isfinite(area):
-            area = _area_of(segmentation, image) if segmentation else inside[2] * inside[3]
+            area = area_of(segmentation, image) if segmentation else inside[2] * inside[3]
         # "ignore" is of old files; Detectron2 refuses it.
         is_crowd = any(int(annotation.get(key) or 0) for key in ("iscrowd", "ignore"))
         entry = {
@@ -215,6 +206,17 @@ class _Objects:
             "iscrowd": int(is_crowd),
         }
         return {**entry, "segmentation": segmentation} if segmentation else entry
+
+    def _box(self, annotation: Entry, segmentation: Any, image: Entry) -> list[float]:
+        """The box that is told; that of the mask if there is none or it has no area."""
+        box = _four_numbers(annotation["bbox"]) if annotation.get("bbox") else None
+        if box and (min(box[2:]) > 0 or not segmentation):
+            return box
+        if not segmentation:
+            raise ValueError("it has neither bbox nor segmentation")
+        if box:
+            self.counts["boxes without area are taken from their masks"] += 1
+        return box_of(segmentation, image)
 
     def _inside(self, box: list[float], image: Entry) -> list[float] | None:
         """The part of a box inside of its image; None if there is none."""
@@ -238,39 +240,3 @@ def _four_numbers(box: Any) -> list[float]:
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
         raise ValueError(f"bbox must be four finite numbers (x, y, width, height), got {box}")
     return numbers
-
-
-def _mended_mask(given: Any, image: Entry) -> Any:
-    """Polygons of 3 points and more, or run lengths of the image's size; None if none is left."""
-    if not given:
-        return None
-    if isinstance(given, dict):
-        size = (image["height"], image["width"])
-        problem = run_length_problem(given, size)
-        if problem not in (None, EMPTY_MASK):
-            told = f"has (height, width) {given.get('size')}, its image {size}"
-            raise ValueError(f"{problem}; it {told}")
-        return None if problem else given
-    if not isinstance(given, list):
-        raise ValueError(f"segmentation must be polygons or run lengths, got {given!r:.60}")
-    polygons = given if isinstance(given[0], list) else [given]  # one polygon without its list
-    polygons = [[float(v) for v in p] for p in polygons if is_polygon(p)]
-    if not all(math.isfinite(value) for polygon in polygons for value in polygon):
-        raise ValueError("a polygon has numbers that are not finite")
-    return polygons or None
-
-
-def _runs(segmentation: Any, image: Entry) -> Any:
-    """Run lengths as pycocotools wants them."""
-    runs = segmentation
-    if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
-        runs = coco_mask.frPyObjects(segmentation, image["height"], image["width"])
-    return coco_mask.merge(runs) if isinstance(runs, list) else runs
-
-
-def _box_of(segmentation: Any, image: Entry) -> list[float]:
-    return [float(value) for value in coco_mask.toBbox(_runs(segmentation, image))]
-
-
-def _area_of(segmentation: Any, image: Entry) -> float:
-    return float(coco_mask.area(_runs(segmentation, image)))

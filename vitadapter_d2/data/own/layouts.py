@@ -15,10 +15,13 @@ PARTS = {
     "val": ("val", "valid", "validation"),
 }
 LABEL_FOLDERS = ("labels", "annotations", "masks")
+CLASS_TABLE = "_classes.csv"
+"""Roboflow's names of the classes of label maps, which lie beside the images as ``*_mask.png``."""
 MADE_FOLDER = "own_data"
 """Name of the folder for what is made of a user's data, which may lie among them: not searched."""
 # Of other tasks on the same images.
-_OTHER_TASKS = {"captions", "keypoints", "stuff", "info"}
+_OTHER_TASKS = {"captions", "keypoints"}
+_STUFF_OF_COCO = re.compile(r"stuff_(train|val)\d{4}", re.ASCII)
 _OTHER_PARTS = {"test", "testing", "minival", "unlabeled"}
 
 _LOOKED_FOR = {
@@ -26,7 +29,7 @@ _LOOKED_FOR = {
     "annotations/instances_train*.json, annotations/train.json and the like)",
     "panoptic": "COCO panoptic annotations (annotations/panoptic_train*.json and the like)",
     "semantic": "images and label maps (images/train with labels/train, annotations/train or "
-    "masks/train; train/images with train/labels and the like)",
+    "masks/train; train/images with train/labels and the like; Roboflow's train/_classes.csv)",
 }
 
 
@@ -168,7 +171,8 @@ def _annotation_files(root: Path, kind: str) -> dict[str, Place]:
     for file in sorted([*root.glob("*.json"), *root.glob("*/*.json")]):
         words, part = _words(file.stem), _part_of(file, root)
         is_panoptic = "panoptic" in words
-        if file.parent.name == MADE_FOLDER or words & _OTHER_TASKS:
+        is_other = words & _OTHER_TASKS or _STUFF_OF_COCO.fullmatch(file.stem)
+        if file.parent.name == MADE_FOLDER or is_other:
             continue
         if part and is_panoptic == (kind == "panoptic"):
             candidates[part].append(file)
@@ -204,7 +208,8 @@ def _label_folders(root: Path, kind: str) -> dict[str, Place]:
     del kind
     found = {part: _label_folder(root, aliases) for part, aliases in PARTS.items()}
     if not any(found.values()):
-        found["train"] = _pair(subfolders(root, ["images"]), subfolders(root, LABEL_FOLDERS))
+        # Not below them, where the PNG files of panoptic segments may be.
+        found["train"] = _pair(subfolders(root, ["images"]), subfolders(root, LABEL_FOLDERS), "*")
     return {part: place for part, place in found.items() if place}
 
 
@@ -212,18 +217,20 @@ def _label_folder(root: Path, aliases: Sequence[str]) -> Place | None:
     images = [p for base in subfolders(root, ["images"]) for p in subfolders(base, aliases)]
     labels = [p for base in subfolders(root, LABEL_FOLDERS) for p in subfolders(base, aliases)]
     for part in subfolders(root, aliases):
+        if (part / CLASS_TABLE).is_file():
+            return Place(part, (part,))
         images += subfolders(part, ["images"])
         labels += subfolders(part, LABEL_FOLDERS)
     return _pair(images, labels)
 
 
-def _pair(images: Sequence[Path], labels: Sequence[Path]) -> Place | None:
-    labels = [folder for folder in labels if _has_pictures(folder)]
+def _pair(images: Sequence[Path], labels: Sequence[Path], pattern: str = "**/*") -> Place | None:
+    labels = [folder for folder in labels if _has_pictures(folder, pattern)]
     return Place(labels[0], tuple(images)) if images and labels else None
 
 
-def _has_pictures(folder: Path) -> bool:
-    names = (path.name.lower() for path in folder.iterdir())
+def _has_pictures(folder: Path, pattern: str) -> bool:
+    names = (path.name.lower() for path in folder.glob(pattern))
     return any(name.endswith((".png", ".bmp", ".tif", ".tiff")) for name in names)
 
 

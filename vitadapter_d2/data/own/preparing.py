@@ -2,24 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vitadapter_d2.data.datasets.registration import Category
 from vitadapter_d2.data.own.classes import IGNORE_LABEL, OwnClasses, make_categories
-from vitadapter_d2.data.own.dataset import OwnData, OwnPart
+from vitadapter_d2.data.own.dataset import OwnData, OwnPart, told
 from vitadapter_d2.data.own.images import MANY
 from vitadapter_d2.data.own.instances import Annotations, Entry, read_objects
-from vitadapter_d2.data.own.joining import divide, hold_out, share_categories
+from vitadapter_d2.data.own.joining import hold_out, share_classes
 from vitadapter_d2.data.own.layouts import OwnSource, Place, find_places, nothing_found
-from vitadapter_d2.data.own.panoptic import objects_of, read_segments
+from vitadapter_d2.data.own.panoptic import measured, objects_of, read_segments
 from vitadapter_d2.data.own.semantic import Pair, find_classes, pair_files
 from vitadapter_d2.data.preparing.label_maps import panoptic_to_semantic
 from vitadapter_d2.files import replacing
-
-_MOST_NAMES = 20
 
 
 def prepare_own_data(
@@ -37,7 +35,7 @@ def prepare_own_data(
         kind: what a model trains on. Panoptic segments serve for all kinds, things and label maps
             being made of them.
         folder: where mended annotations and such are written.
-        needs_train: False for evaluation alone.
+        needs_train: False for evaluation alone: a train part only tells the classes then.
         evaluated: kinds of which evaluators of a panoptic model want annotations too.
 
     Returns:
@@ -54,14 +52,40 @@ def prepare_own_data(
     else:
         kinds, of_segments = {kind, *evaluated}, kind == "panoptic"
     _check_parts(source, kind, places, needs_train)
-    if not needs_train:
-        places = {"val": places["val"]} if "val" in places else places
+    wanted = ("train", "val") if needs_train else ("val",)
+    read = read_segments if of_segments else pair_files if kind == "semantic" else read_objects
+    found = _each(places, read, wanted)
     if of_segments:
-        return _Segments(source, folder).prepare(places, kind, kinds)
-    if kind == "semantic":
-        return _label_maps(source, places)
-    read = {part: read_objects(place) for part, place in places.items()}
-    return _of_objects(_both(source, read), folder, source)
+        own = _Segments(source, folder).prepare(found, kind, kinds, wanted)
+    elif kind == "semantic":
+        own = _label_maps(source, places, found, wanted)
+    else:
+        own = _of_objects(share_classes(found, source.val_fraction), folder, source, wanted)
+    return replace(own, notes=(*own.notes, *_notes(source, places, found)))
+
+
+def _each(
+    places: Mapping[str, Place], read: Callable[[Place], Any], wanted: Collection[str]
+) -> dict[str, Any]:
+    """What is read of each part; files of a part that is not wanted may be missing."""
+    found = {}
+    for part, place in places.items():
+        try:
+            found[part] = read(place)
+        except FileNotFoundError:
+            if part in wanted or "val" not in places:
+                raise
+    return found
+
+
+def _notes(source: OwnSource, places: Mapping[str, Place], found: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if source.val_fraction is not None and "val" in places:
+        there = f"there is a val part, {places['val'].annotations}"
+        notes.append(f"--val-fraction {source.val_fraction} is not used: {there}")
+    if found.keys() != places.keys():
+        notes.append("files of the train part are missing: the classes are those of the val part")
+    return notes
 
 
 def _check_parts(
@@ -82,21 +106,14 @@ def _check_parts(
         )
 
 
-def _both(source: OwnSource, parts: dict[str, Annotations]) -> dict[str, Annotations]:
-    """Train and val with the same classes, or the val part alone."""
-    if "val" not in parts:
-        parts["train"], parts["val"] = divide(parts["train"], source.val_fraction or 0.0)
-    if "train" not in parts:
-        return {"val": share_categories(parts["val"], parts["val"])[1]}
-    train, val = share_categories(parts["train"], parts["val"])
-    return {"train": train, "val": val}
-
-
-def _of_objects(parts: Mapping[str, Annotations], folder: Path, source: OwnSource) -> OwnData:
+def _of_objects(
+    parts: Mapping[str, Annotations], folder: Path, source: OwnSource, wanted: Collection[str]
+) -> OwnData:
     objects = [one for part in parts.values() for one in part.annotations if not one["iscrowd"]]
     for part, one in parts.items():
-        if all(entry["iscrowd"] for entry in one.annotations):
-            raise ValueError(f"{one.source} has no objects for the {part} part")
+        if part in wanted and all(entry["iscrowd"] for entry in one.annotations):
+            why = ": " + "; ".join(one.notes) if one.notes else ""
+            raise ValueError(f"{one.source} has no objects for the {part} part{why}")
     masks = [one["segmentation"] for one in objects if "segmentation" in one]
     has_masks = len(masks) == len(objects)
     notes = [note for part in parts.values() for note in part.notes]
@@ -108,6 +125,7 @@ def _of_objects(parts: Mapping[str, Annotations], folder: Path, source: OwnSourc
     own = {
         part: OwnPart(str(one.root), len(one.images), json_file=_write(folder, part, one))
         for part, one in parts.items()
+        if part in wanted
     }
     what = "objects with masks" if has_masks else "objects with boxes"
     counts = {part: f"{len(one.annotations)} {what}" for part, one in parts.items()}
@@ -115,34 +133,41 @@ def _of_objects(parts: Mapping[str, Annotations], folder: Path, source: OwnSourc
         classes,
         own,
         has_run_lengths=any(isinstance(mask, dict) for mask in masks),
-        lines=_told(source, {p: one.source for p, one in parts.items()}, classes, own, counts),
+        lines=told(source, {p: one.source for p, one in parts.items()}, classes, own, counts),
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _label_maps(source: OwnSource, places: Mapping[str, Place]) -> OwnData:
-    pairs = {part: pair_files(place) for part, place in places.items()}
+def _label_maps(
+    source: OwnSource,
+    places: Mapping[str, Place],
+    pairs: dict[str, list[Pair]],
+    wanted: Collection[str],
+) -> OwnData:
     if "val" not in pairs:
-        held = hold_out(pairs["train"], _name_of, source.val_fraction or 0.0)
-        pairs["val"] = [pair for pair in pairs["train"] if _name_of(pair) in held]
-        pairs["train"] = [pair for pair in pairs["train"] if _name_of(pair) not in held]
-    all_pairs = [pair for files in pairs.values() for pair in files]
-    classes = find_classes(source.folder or Path(), all_pairs)
+        root = places["train"].images[0]
+        names = [str(image.relative_to(root)) for image, _ in pairs["train"]]
+        held = hold_out(names, str, source.val_fraction or 0.0)
+        both = [*zip(names, pairs["train"], strict=True)]
+        pairs = {
+            "train": [pair for name, pair in both if name not in held],
+            "val": [pair for name, pair in both if name in held],
+        }
+    classes, notes = find_classes(
+        source.folder or Path(), [p for one in pairs.values() for p in one]
+    )
+    places = {part: places[part if part in places else "train"] for part in wanted}
     own = {
         part: OwnPart(
-            str(files[0][0].parent),
-            len(files),
-            pairs=tuple((str(image), str(label)) for image, label in files),
+            str(place.images[0]),
+            len(pairs[part]),
+            pairs=tuple((str(image), str(label)) for image, label in pairs[part]),
         )
-        for part, files in pairs.items()
+        for part, place in places.items()
     }
     found = {part: place.annotations for part, place in places.items()}
     counts = {part: f"{len(files)} label maps" for part, files in pairs.items()}
-    return OwnData(classes, own, lines=_told(source, found, classes, own, counts))
-
-
-def _name_of(pair: Pair) -> str:
-    return pair[0].name
+    return OwnData(classes, own, False, told(source, found, classes, own, counts), notes)
 
 
 class _Segments:
@@ -157,14 +182,25 @@ class _Segments:
         self.source = source
         self.folder = folder
 
-    def prepare(self, places: Mapping[str, Place], kind: str, kinds: set[str]) -> OwnData:
+    def prepare(
+        self,
+        read: Mapping[str, tuple[Annotations, Path]],
+        kind: str,
+        kinds: set[str],
+        wanted: Collection[str],
+    ) -> OwnData:
         """The data for a model of one kind and evaluators of several."""
-        read = {part: read_segments(place) for part, place in places.items()}
-        parts = _both(self.source, {part: annotations for part, (annotations, _) in read.items()})
+        parts = share_classes(
+            {part: annotations for part, (annotations, _) in read.items()},
+            self.source.val_fraction,
+        )
+        parts = {part: parts[part] for part in wanted}
         pngs = {part: read.get(part, read.get("train", (None, Path())))[1] for part in parts}
         if kind == "instances":
             objects = {part: objects_of(one, pngs[part]) for part, one in parts.items()}
-            return _of_objects(objects, self.folder, self.source)
+            return _of_objects(objects, self.folder, self.source, wanted)
+        if "panoptic" in kinds:
+            parts["val"] = measured(parts["val"], pngs["val"])
         is_thing = False if kind == "semantic" else None
         categories = _categories(parts["val"].categories, is_thing)
         own = {
@@ -178,7 +214,7 @@ class _Segments:
         }
         found = {part: one.source for part, one in parts.items()}
         notes = tuple(note for one in parts.values() for note in one.notes)
-        return OwnData(classes, own, False, _told(self.source, found, classes, own, counts), notes)
+        return OwnData(classes, own, False, told(self.source, found, classes, own, counts), notes)
 
     def _part(
         self,
@@ -248,24 +284,3 @@ def _write(folder: Path, title: str, part: Annotations) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:10]
-
-
-def _told(
-    source: OwnSource,
-    found: Mapping[str, Path],
-    classes: OwnClasses,
-    own: Mapping[str, OwnPart],
-    counts: Mapping[str, str],
-) -> tuple[str, str]:
-    """Two lines: where and which classes, how many."""
-    root = source.folder
-    files = [str(f.relative_to(root) if root and root in f.parents else f) for f in found.values()]
-    names = classes.names[:_MOST_NAMES]
-    more = f" and {len(classes) - len(names)} more" if len(classes) > len(names) else ""
-    how = "" if len(set(files)) > 1 or len(own) == 1 else ", divided into train and val"
-    word = "class" if len(classes) == 1 else "classes"
-    return (
-        f"{source.title}: {classes.kind} from {' and '.join(dict.fromkeys(files))}{how}; "
-        f"{len(classes)} {word}: {', '.join(names)}{more}",
-        "; ".join(f"{part}: {one.num_images} images, {counts[part]}" for part, one in own.items()),
-    )

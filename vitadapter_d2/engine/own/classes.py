@@ -14,7 +14,8 @@ from detectron2.data import Metadata, MetadataCatalog
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from vitadapter_d2.checkpoint.reading import local_path
+from vitadapter_d2.checkpoint.reading import CheckpointError, local_path, read_file
+from vitadapter_d2.checkpoint.safe_globals import harmless_globals
 from vitadapter_d2.data import get_metadata
 from vitadapter_d2.data.own import OwnClasses
 from vitadapter_d2.engine.config.calls import name_of, parameters, target_of
@@ -193,7 +194,7 @@ def classes_of_config(cfg: DictConfig) -> OwnClasses | None:
 
 
 def classes_of_file(weights: str | Path) -> OwnClasses | None:
-    """The classes that a checkpoint remembers; its tensors are not read.
+    """The classes that a checkpoint remembers; of an ordinary file the tensors are not read.
 
     Args:
         weights: file or URL.
@@ -207,9 +208,13 @@ def classes_of_file(weights: str | Path) -> OwnClasses | None:
     """
     path = local_path(str(weights))
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with torch.serialization.safe_globals(harmless_globals()):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # other containers, older formats, damage
-        return None
+        try:
+            content = read_file(path)
+        except (CheckpointError, OSError):
+            return None
     if not isinstance(content, dict) or _ENTRY not in content:
         return None
     return OwnClasses.from_dict(content[_ENTRY], path)
