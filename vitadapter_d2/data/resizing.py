@@ -108,8 +108,9 @@ class ResizeShortSide(T.Augmentation):
         sample_style: str = "choice",
     ) -> None:
         super().__init__()
-        one = isinstance(short_edge_length, int)
-        lengths = (short_edge_length,) if one else tuple(short_edge_length)
+        if isinstance(short_edge_length, int):
+            short_edge_length = (short_edge_length,)
+        lengths = tuple(short_edge_length)
         if not lengths or min(*lengths, max_size) < 1:
             raise ValueError(
                 f"short_edge_length and max_size must be positive, got {lengths} and {max_size}"
