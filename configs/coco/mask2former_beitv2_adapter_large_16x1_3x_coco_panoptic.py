@@ -35,6 +35,7 @@ dataloader.train.mapper.augmentations = [
     ),
     resize(SHORT_SIDES),
 ]
+dataloader.test.mapper.augmentations = [resize(800)]
 
 optimizer = layer_decay(lr=1e-4, rate=0.9, depth=24)
 train.max_iter = 265_500

@@ -1,5 +1,6 @@
 import colorsys
 
+import cv2
 import detectron2.data.transforms as T
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ from vitadapter_d2.data.transforms import distort
 
 NEUTRAL = dict(
     image_format="RGB",
-    brightness=0.0,
-    contrast=1.0,
-    saturation=1.0,
-    hue=0,
+    brightness=None,
+    contrast=None,
+    saturation=None,
+    hue=None,
     is_contrast_first=True,
 )
 
@@ -22,16 +23,85 @@ def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
 
 
-def test_neutral_amounts_change_nothing(image):
+def test_steps_left_out_change_nothing_and_give_a_copy(image):
     for first in (True, False):
         result = distort(image, **{**NEUTRAL, "is_contrast_first": first})
-        assert np.array_equal(result, image)
+        assert np.array_equal(result, image) and not np.shares_memory(result, image)
 
 
-def test_brightness_and_contrast_are_clipped_and_rounded():
+def test_brightness_and_contrast_are_clipped_and_rounded_down():
     image = np.array([[[0, 101, 250]]], np.uint8)
-    assert distort(image, **{**NEUTRAL, "brightness": 20.4}).tolist() == [[[20, 121, 255]]]
+    assert distort(image, **{**NEUTRAL, "brightness": 20.9}).tolist() == [[[20, 121, 255]]]
+    assert distort(image, **{**NEUTRAL, "brightness": -0.1}).tolist() == [[[0, 100, 249]]]
     assert distort(image, **{**NEUTRAL, "contrast": 0.5}).tolist() == [[[0, 50, 125]]]
+
+
+def published(image, order, brightness, contrast, saturation, hue, is_contrast_first):
+    """The distortion of the published semantic models, pixel by pixel: BGR inside."""
+
+    def converted(pixels, factor=1.0, shift=0.0):
+        return np.clip(pixels.astype(np.float32) * factor + shift, 0, 255).astype(np.uint8)
+
+    bgr = np.ascontiguousarray(image[..., order])
+    if brightness is not None:
+        bgr = converted(bgr, shift=brightness)
+    if contrast is not None and is_contrast_first:
+        bgr = converted(bgr, contrast)
+    if saturation is not None:
+        hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
+        hsv[..., 1] = converted(hsv[..., 1], saturation)
+        bgr = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    if hue is not None:
+        hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
+        hsv[..., 0] = (hsv[..., 0].astype(int) + hue) % 180
+        bgr = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    if contrast is not None and not is_contrast_first:
+        bgr = converted(bgr, contrast)
+    return bgr[..., order]
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+def test_every_pixel_is_that_of_the_published_models(image_format):
+    generator = np.random.default_rng(1)
+    order = slice(None, None, -1) if image_format == "RGB" else slice(None)
+    for _ in range(60):
+        image = generator.integers(0, 256, (23, 31, 3), dtype=np.uint8)
+        amounts = {
+            "brightness": float(generator.uniform(-32, 32)),
+            "contrast": float(generator.uniform(0.5, 1.5)),
+            "saturation": float(generator.uniform(0.5, 1.5)),
+            "hue": int(generator.integers(-18, 18)),
+        }
+        left_out = [key for key in amounts if generator.random() < 0.3]
+        amounts |= dict.fromkeys(left_out) | {"is_contrast_first": bool(generator.random() < 0.5)}
+        expected = published(image, order, **amounts)
+        assert np.array_equal(distort(image, image_format=image_format, **amounts), expected)
+
+
+def test_amounts_are_drawn_as_published(image):
+    """A step is left out of half of the images; the upper end of the hue is never drawn."""
+    np.random.seed(0)
+    drawn = []
+    for _ in range(1500):
+        transform = PhotometricDistortion("RGB", hue_delta=3).get_transform(image)
+        drawn.append(transform.op.keywords)
+    for key, low, high in (
+        ("brightness", -32, 32),
+        ("contrast", 0.5, 1.5),
+        ("saturation", 0.5, 1.5),
+    ):
+        values = [amounts[key] for amounts in drawn if amounts[key] is not None]
+        assert len(values) == pytest.approx(750, abs=80)
+        np.testing.assert_allclose(
+            np.percentile(values, (0, 50, 100)),
+            (low, (low + high) / 2, high),
+            atol=0.05 * (high - low),
+        )
+    hues = [amounts["hue"] for amounts in drawn]
+    assert set(hues) == {None, -3, -2, -1, 0, 1, 2}
+    assert hues.count(None) == pytest.approx(750, abs=80)
+    assert hues.count(0) == pytest.approx(125, abs=40)
+    assert sum(a["is_contrast_first"] for a in drawn) == pytest.approx(750, abs=80)
 
 
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
@@ -105,6 +175,8 @@ def test_padding_reaches_the_next_multiple(image, divisor, size):
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="'L'"):
         PhotometricDistortion("L")
+    with pytest.raises(ValueError, match=r"hue_delta must be in \[1, 90\], got 0"):
+        PhotometricDistortion(hue_delta=0)
     with pytest.raises(ValueError, match="got 0"):
         PadToMultiple(0)
 

@@ -7,7 +7,13 @@ import pytest
 from detectron2.data import DatasetMapper
 from PIL import Image
 
-from vitadapter_d2.data import Tolerant, build_train_loader
+from vitadapter_d2.data import (
+    InstanceMapper,
+    PanopticMapper,
+    SemanticMapper,
+    Tolerant,
+    build_train_loader,
+)
 from vitadapter_d2.data.reading import find_problem, image_size
 
 
@@ -95,6 +101,37 @@ def test_what_is_no_reading_error_is_never_skipped(records):
         Tolerant(fails, "skip")(records[0])
     with pytest.raises(KeyError, match="category"):
         Tolerant(fails, "skip")({})
+
+
+@pytest.mark.parametrize("policy", ["raise", "skip"])
+def test_a_file_that_the_mapper_does_not_read_is_not_the_reason(records, tmp_path, policy):
+    """Training on panoptic images needs no semantic maps, and so on; here no class fits."""
+    Image.fromarray(np.full((20, 30), 9, np.uint8)).save(tmp_path / "semantic.png")
+    Image.fromarray(np.full((20, 30, 3), (9, 0, 0), np.uint8)).save(tmp_path / "panoptic.png")
+    polygon = [[0.0, 0.0, 9.0, 0.0, 9.0, 9.0]]
+    record = {
+        **records[0],
+        "sem_seg_file_name": str(tmp_path / "semantic.png"),
+        "pan_seg_file_name": str(tmp_path / "panoptic.png"),
+        "segments_info": [{"id": 9, "category_id": 9}],
+        "annotations": [{"category_id": 9, "segmentation": polygon}],
+    }
+    keys = {"sem_seg_file_name", "pan_seg_file_name"}
+    for mapper_class, read in (
+        (SemanticMapper, {"sem_seg_file_name"}),
+        (PanopticMapper, {"pan_seg_file_name"}),
+        (InstanceMapper, set()),
+    ):
+        mapper = Tolerant(mapper_class([], num_classes=2), policy)
+        with pytest.raises(ValueError, match="class 9, expected one of 0 to 1"):
+            mapper(record | dict.fromkeys(keys - read, "none.png"))
+        for key in read:
+            broken = record | {key: "none.png"}
+            if policy == "skip":
+                assert mapper(broken) is None
+            else:
+                with pytest.raises(ValueError, match=r"^missing label map none\.png"):
+                    mapper(broken)
 
 
 def test_an_unknown_policy_is_refused(records):

@@ -136,6 +136,18 @@ def test_samplers_of_detectron2_are_followed():
     assert take(resumed, 7) == batches[5:]
 
 
+def test_images_of_rare_classes_are_drawn_more_often():
+    listed = [{**r, "annotations": [{"category_id": r["image_id"] == 7}]} for r in records()]
+    options = {"dataset": listed, "aspect_ratio_grouping": False, "repeat_thresh": 0.4}
+    batches = take(loader(**options), 600)
+    seen = np.bincount([image_id for batch in ids(batches) for image_id in batch])
+    # The rare class is in a tenth of the images: sqrt(0.4 / 0.1) times as often.
+    np.testing.assert_allclose(seen / seen.sum(), [1 / 11] * 7 + [2 / 11] + [1 / 11] * 2, atol=0.01)
+    assert take(loader(**options).iterate(590), 10) == batches[590:]
+    with pytest.raises(ValueError, match=r"repeat_thresh=0\.4 is for the loader's own sampler"):
+        loader(**options, sampler=TrainingSampler(10))
+
+
 def test_a_map_style_dataset_needs_no_list():
     class Items(Dataset):
         def __len__(self):

@@ -5,9 +5,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.config import instantiate
+from detectron2.data import DatasetMapper
+from detectron2.structures import BoxMode
+from PIL import Image
+from pycocotools import mask as coco_mask
 
-from vitadapter_d2.data import PadShortSide, ResizeToMultiple, ResizeToScale
-from vitadapter_d2.data.transforms import OpenCVResizeTransform, scaled_size
+from vitadapter_d2 import model_zoo
+from vitadapter_d2.data import PadShortSide, ResizeShortSide, ResizeToMultiple, ResizeToScale
+from vitadapter_d2.data.resizing import OpenCVResizeTransform, scaled_size
 
 
 @pytest.fixture
@@ -36,6 +42,10 @@ def test_label_maps_keep_their_values(dtype):
         assert set(np.unique(result)) == {0, 3, 254, 255}
     doubled = OpenCVResizeTransform(24, 36, 48, 72).apply_segmentation(labels)
     assert np.array_equal(doubled, labels.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_a_single_channel_is_kept(image):
+    assert OpenCVResizeTransform(24, 36, 5, 6).apply_image(image[..., :1]).shape == (5, 6, 1)
 
 
 def test_points_and_boxes_move_with_the_image(image):
@@ -89,6 +99,98 @@ def test_a_test_resize_is_fixed_and_rounded_up_to_the_multiple(image):
     assert np.array_equal(twice.apply_image(augmented.image), augmented.image)
 
 
+# Height, width, and what mmcv makes of them in (1333, 800).
+DETECTOR_SIZES = [
+    ((480, 640), (800, 1067)),
+    ((427, 640), (800, 1199)),
+    ((150, 640), (312, 1333)),
+    ((201, 640), (419, 1333)),  # 418.6
+    ((3, 9000), (1, 1333)),  # Detectron2 rounds to 0
+    ((1, 1), (800, 800)),
+]
+
+
+@pytest.mark.parametrize(("size", "expected"), DETECTOR_SIZES)
+def test_a_detector_sees_the_size_of_mmcv(size, expected):
+    for shape, rounded in ((size, expected), (size[::-1], expected[::-1])):
+        augmented = T.AugInput(np.zeros((*shape, 3), np.uint8))
+        T.AugmentationList([ResizeShortSide(800, 1333)])(augmented)
+        assert augmented.image.shape == (*rounded, 3)
+
+
+def test_the_long_side_limits_the_short_one_as_in_detectron2(image):
+    for lengths, longest in ((60, 45), (20, 45), (60, 20)):
+        ours = ResizeShortSide(lengths, longest).get_transform(image)
+        theirs = T.ResizeShortestEdge(lengths, longest).get_transform(image)
+        assert (ours.new_height, ours.new_width) == (theirs.new_h, theirs.new_w)
+
+
+def test_short_sides_are_drawn_from_a_range_or_a_list(image):
+    np.random.seed(0)
+
+    def drawn(lengths, style):
+        augmentation = ResizeShortSide(lengths, 1000, style)
+        return {augmentation.get_transform(image).new_height for _ in range(400)}
+
+    assert drawn((40, 48), "range") == set(range(40, 49))
+    assert drawn([40, 44, 48], "choice") == {40, 44, 48}
+
+
+def test_boxes_polygons_and_bit_masks_move_with_the_image(tmp_path):
+    pixels = np.zeros((40, 61), np.uint8)
+    pixels[10:20, 15:45] = 200
+    Image.fromarray(np.stack([pixels] * 3, axis=2)).save(tmp_path / "image.png")
+    corners = [15.0, 10.0, 45.0, 10.0, 45.0, 20.0, 15.0, 20.0]
+    runs = coco_mask.encode(np.asfortranarray(pixels // 200))
+    for kind, segmentation in (("polygon", [corners]), ("bitmask", runs)):
+        found = {"bbox": [15, 10, 45, 20], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+        record = {
+            "file_name": str(tmp_path / "image.png"),
+            "annotations": [{**found, "segmentation": segmentation}],
+        }
+        mapper = DatasetMapper(
+            is_train=True,
+            augmentations=[ResizeShortSide((67, 67), 1000, "range"), T.RandomFlip(1.0)],
+            image_format="RGB",
+            use_instance_mask=True,
+            instance_mask_format=kind,
+        )
+        output = mapper(record)
+        assert output["image"].shape == (3, 67, 102)
+        instances = output["instances"]
+        rows, columns = np.nonzero(output["image"][0].numpy() > 100)
+        seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        for boxes in (instances.gt_boxes, instances.gt_masks.get_bounding_boxes()):
+            np.testing.assert_allclose(boxes.tensor[0], seen, atol=1)
+
+
+# Part of the config, and whether the recipe is mmdetection's rather than facebook's.
+RECIPES = [
+    ("coco/mask_rcnn_deit_adapter_small_fpn_1x_coco", True, True),
+    ("coco/atss_deit_adapter_small_fpn_3x_coco", True, True),
+    ("coco/htcpp_beit_adapter_large_fpn_3x_coco", True, None),
+    ("coco/mask_rcnn_mae_adapter_base_lsj_fpn_25ep_coco", None, True),
+    ("coco/mask2former_beitv2_adapter_large_16x1_3x_coco_panoptic", True, True),
+    ("coco/mask2former_deit_adapter_small_50ep_coco_panoptic", None, False),
+    ("coco/mask2former_deit_adapter_small_50ep_coco_instance", None, False),
+    ("ade20k/mask2former_beitv2_adapter_large_640_160k_ade20k_panoptic", False, False),
+]
+
+
+@pytest.mark.parametrize(("name", "in_training", "in_test"), RECIPES)
+def test_each_recipe_resizes_with_its_own_library(name, in_training, in_test):
+    loaders = model_zoo.get_config(name).dataloader
+    for loader, expected in ((loaders.train, in_training), (loaders.test, in_test)):
+        text = str(loader.mapper.augmentations)
+        found = "ResizeShortSide" in text, "ResizeShortestEdge" in text
+        assert found == (expected is True, expected is False)
+    image = np.zeros((50, 70, 3), np.uint8)
+    steps = list(instantiate(loaders.test.mapper.augmentations))
+    if in_test:
+        (transform,) = [step.get_transform(image) for step in steps]
+        assert (transform.new_height, transform.new_width) == (800, 1120)
+
+
 def test_padding_has_a_colour_per_channel_and_is_ignored(image):
     mean = (123.675, 116.28, 103.53)
     augmented = T.AugInput(image, sem_seg=image[..., 0])
@@ -117,6 +219,13 @@ def test_bad_arguments_are_named():
         ResizeToMultiple(0)
     with pytest.raises(ValueError, match="got -1"):
         PadShortSide(-1)
+    for lengths, longest in ((0, 5), ((), 5), ((3, 4), 0)):
+        with pytest.raises(ValueError, match="must be positive"):
+            ResizeShortSide(lengths, longest)
+    with pytest.raises(ValueError, match="got 'value'"):
+        ResizeShortSide(5, 5, "value")
+    with pytest.raises(ValueError, match=r"a range .* got \(5,\)"):
+        ResizeShortSide(5, 5, "range")
 
 
 def test_augmentations_can_be_printed():

@@ -132,10 +132,40 @@ def test_classes_are_listed_best_first(register, case, caplog):
         assert objects == sum(not part["iscrowd"] for part in case[0]["annotations"])
 
 
-def test_no_detections_give_no_numbers(register, case):
-    evaluator = DetectionEvaluator(register(case[0]), tasks=("bbox",))
-    results = evaluate(evaluator, case[0], [])
-    assert np.isnan(results["bbox"]["AP"])
+@pytest.mark.parametrize("use_faster", [False, True])
+def test_no_detections_at_all_are_worth_nothing(register, case, use_faster):
+    content = {**case[0], "categories": [*case[0]["categories"], {"id": 50, "name": "absent"}]}
+    evaluator = DetectionEvaluator(register(content), use_faster=use_faster)
+    nothing = evaluate(evaluator, content, [])
+    something = evaluate(evaluator, content, case[1])
+    for task in ("bbox", "segm"):
+        assert list(nothing[task]) == list(something[task])
+        assert np.isnan(nothing[task].pop("AP-absent")) and np.isnan(something[task]["AP-absent"])
+        assert set(nothing[task].values()) == {0.0}
+
+
+def test_a_model_without_masks_has_no_mask_ap(register, case):
+    evaluator = DetectionEvaluator(register(case[0]))
+    for results in (case[1], []):
+        evaluator.reset()
+        found = Instances((HEIGHT, WIDTH))
+        boxes = torch.tensor([result["bbox"] for result in results]).reshape(-1, 4)
+        found.pred_boxes = Boxes(boxes)
+        found.scores = torch.ones(len(results))
+        found.pred_classes = torch.zeros(len(results), dtype=torch.int64)
+        evaluator.process([{"image_id": 1}], [{"instances": found}])
+        assert set(evaluator.evaluate()) == {"bbox"}
+
+
+def test_the_index_is_not_asked_for_each_class(register, case, monkeypatch):
+    evaluator = DetectionEvaluator(register(case[0]))
+    api, asked = evaluator._coco_api, []
+    real = api.getAnnIds
+    monkeypatch.setattr(
+        api, "getAnnIds", lambda **filters: asked.append(filters) or real(**filters)
+    )
+    evaluate(evaluator, *case)
+    assert len(asked) == 2  # by COCO's own evaluation, for boxes and for masks
 
 
 def test_classes_that_the_data_set_lacks_are_named(register, case):

@@ -9,6 +9,7 @@ import torch
 from detections import HEIGHT, WIDTH, annotations, detections
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import lvis as lvis_of_detectron2
 from detectron2.data.datasets import register_lvis_instances
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -102,7 +103,7 @@ def test_without_the_package_it_says_what_to_install(lvis, monkeypatch):
         LVISEvaluator(NAME)
 
 
-def test_the_config_repeats_rare_classes_and_trains(lvis):
+def test_the_config_repeats_rare_classes_and_trains(lvis, monkeypatch):
     cfg = model_zoo.get_config(CONFIG)
     assert cfg.model.roi_heads.num_classes == 1203
     assert cfg.model.roi_heads.box_predictor.test_score_thresh == 1e-4
@@ -110,9 +111,17 @@ def test_the_config_repeats_rare_classes_and_trains(lvis):
     assert cfg.dataloader.evaluator[0].dataset_name == "lvis_v1_val"
     train = cfg.dataloader.train
     train.dataset.names = NAME
-    train.sampler.repeat_factors.repeat_thresh = 0.9
-    factors = instantiate(train.sampler.repeat_factors)
+    assert train.repeat_thresh == 0.001
+    train.repeat_thresh = 0.9
     records = instantiate(train.dataset)
+    train.total_batch_size, train.num_workers = 2, 0
+    train.mapper.augmentations = []
+    read = []
+    load = lvis_of_detectron2.load_lvis_json
+    monkeypatch.setattr(lvis_of_detectron2, "load_lvis_json", lambda *a: read.append(a) or load(*a))
+    loader = instantiate(train)
+    assert len(read) == 1  # a gigabyte in training
+    factors = loader.sampler._int_part + loader.sampler._frac_part
     assert len(factors) == len(records) == 11  # one image has no objects
     frequency = {
         label: np.mean([label in {a["category_id"] for a in r["annotations"]} for r in records])
@@ -121,9 +130,7 @@ def test_the_config_repeats_rare_classes_and_trains(lvis):
     for factor, record in zip(factors.tolist(), records, strict=True):
         rarest = min(frequency[part["category_id"]] for part in record["annotations"])
         assert factor == pytest.approx(max(1.0, (0.9 / rarest) ** 0.5))
-    train.total_batch_size, train.num_workers = 2, 0
-    train.mapper.augmentations = []
-    batch = next(iter(instantiate(train)))
+    batch = next(iter(loader))
     model = model_zoo.get_config("shapes/mask_rcnn_vit_adapter_shapes").model
     model.roi_heads.num_classes = cfg.model.roi_heads.num_classes
     with EventStorage():

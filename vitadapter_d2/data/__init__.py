@@ -11,13 +11,12 @@ from vitadapter_d2.data.mappers import (
 )
 from vitadapter_d2.data.metadata import get_metadata
 from vitadapter_d2.data.reading import Tolerant
+from vitadapter_d2.data.resizing import ResizeShortSide, ResizeToMultiple, ResizeToScale
 from vitadapter_d2.data.transforms import (
     ChannelShuffle,
     PadShortSide,
     PadToMultiple,
     PhotometricDistortion,
-    ResizeToMultiple,
-    ResizeToScale,
 )
 
 __all__ = [
@@ -29,6 +28,7 @@ __all__ = [
     "PadToMultiple",
     "PanopticMapper",
     "PhotometricDistortion",
+    "ResizeShortSide",
     "ResizeToMultiple",
     "ResizeToScale",
     "SemanticMapper",

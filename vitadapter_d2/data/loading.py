@@ -14,7 +14,7 @@ from itertools import count, islice
 from typing import Any
 
 import torch
-from detectron2.data.samplers import TrainingSampler
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -157,6 +157,7 @@ def build_train_loader(
     mapper: Callable[[Record], Any],
     total_batch_size: int,
     sampler: Iterable[int] | None = None,
+    repeat_thresh: float | None = None,
     aspect_ratio_grouping: bool = True,
     num_workers: int = 0,
     collate_fn: Callable[[list[Any]], Any] | None = None,
@@ -175,6 +176,8 @@ def build_train_loader(
         total_batch_size: of all processes together.
         sampler: None shuffles without end. Any other must have a seed of its own, or be made where
             ``numpy.random`` is seeded, as ``do_train`` makes it.
+        repeat_thresh: an image is drawn more often if a class of it is in a smaller share of the
+            images than this (arXiv 1908.03195, Appendix B.2); None draws all alike.
         aspect_ratio_grouping: images of a batch are all wider than high, or none is. A record
             without ``width`` and ``height`` has its image's header read.
         num_workers: processes of each process; each makes whole batches, two ahead.
@@ -183,7 +186,8 @@ def build_train_loader(
         seed: 0 or more, the same in all processes; None draws one. ``do_train`` sets it.
 
     Raises:
-        ValueError: the batch cannot be divided among the processes; the data set has no indices.
+        ValueError: the batch cannot be divided among the processes; the data set has no indices;
+            there are both ``sampler`` and ``repeat_thresh``.
     """
     world_size = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % world_size:
@@ -196,18 +200,31 @@ def build_train_loader(
             "a stream cannot be resumed in its middle: give a list or a map-style dataset, or take "
             "detectron2.data.build_detection_train_loader"
         )
+    if sampler is not None and repeat_thresh is not None:
+        raise ValueError(f"repeat_thresh={repeat_thresh} is for the loader's own sampler: give one")
     if seed is None:
         seed = comm.shared_random_seed()
     records = SharedRecords(dataset) if isinstance(dataset, list) else dataset
-    size = len(records)  # type: ignore[arg-type]
     return TrainLoader(
         _Samples(records, Tolerant(mapper, on_error), seed),
-        TrainingSampler(size, seed=seed) if sampler is None else sampler,
+        _endless(dataset, repeat_thresh, seed) if sampler is None else sampler,
         total_batch_size // world_size,
         _orientations(dataset, records) if aspect_ratio_grouping else lambda index: None,
         num_workers,
         list if collate_fn is None else collate_fn,
     )
+
+
+def _endless(
+    dataset: list[Record] | Dataset, repeat_thresh: float | None, seed: int
+) -> Iterable[int]:
+    """Detectron2's samplers of all images alike, or of those with rare classes more often."""
+    if repeat_thresh is None:
+        return TrainingSampler(len(dataset), seed=seed)  # type: ignore[arg-type]
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        dataset, repeat_thresh
+    )
+    return RepeatFactorTrainingSampler(factors, seed=seed)
 
 
 class _Samples(Dataset):

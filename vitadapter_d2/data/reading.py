@@ -1,7 +1,7 @@
 """What to do in training with images that cannot be read: stop, or take another one."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from vitadapter_d2.labels import read_labels
 Record = dict[str, Any]
 Policy = Literal["raise", "skip"]
 POLICIES = ("raise", "skip")
+LABEL_KEYS = ("sem_seg_file_name", "pan_seg_file_name")
+"""Keys of a record that name label maps; a mapper has ``label_keys``, those that it reads."""
 _MAX_WORKERS = 1024
 _ORIENTATION_TAG, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # of EXIF
 
@@ -59,13 +61,15 @@ def image_size(path: str | Path) -> tuple[int, int]:
     return (height, width) if is_sideways else (width, height)
 
 
-def find_problem(record: Record, allow_palette: bool = False) -> Problem | None:
+def find_problem(
+    record: Record, allow_palette: bool = False, label_keys: Sequence[str] = LABEL_KEYS
+) -> Problem | None:
     """Read the files of a record, as a mapper does, and return the first problem.
 
     Args:
-        record: with ``file_name`` and perhaps ``height``, ``width``, ``sem_seg_file_name`` and
-            ``pan_seg_file_name``.
+        record: with ``file_name`` and perhaps ``height``, ``width`` and some of ``LABEL_KEYS``.
         allow_palette: see ``read_labels``.
+        label_keys: of the label maps that are read.
     """
     path = record["file_name"]
     try:
@@ -78,11 +82,13 @@ def find_problem(record: Record, allow_palette: bool = False) -> Problem | None:
     if expected != (height, width):
         detail = f"{width} x {height} pixels, its annotations say {expected[1]} x {expected[0]}"
         return Problem("wrong size of image", path, detail)
-    return _label_problem(record, (height, width), allow_palette)
+    return _label_problem(record, (height, width), allow_palette, label_keys)
 
 
-def _label_problem(record: Record, size: tuple[int, int], allow_palette: bool) -> Problem | None:
-    for key in ("sem_seg_file_name", "pan_seg_file_name"):
+def _label_problem(
+    record: Record, size: tuple[int, int], allow_palette: bool, label_keys: Sequence[str]
+) -> Problem | None:
+    for key in label_keys:
         path = record.get(key)
         if path is None:
             continue
@@ -109,7 +115,8 @@ class Tolerant:
     once is read always.
 
     Args:
-        mapper: record -> training dict.
+        mapper: record -> training dict. Of one without ``label_keys`` any label map may be the
+            reason of an error.
         policy: ``"raise"``, or ``"skip"``: return None, which tells Detectron2's and this project's
             train loaders to take another sample.
 
@@ -145,7 +152,8 @@ class Tolerant:
             return self.mapper(record)
         except Exception as error:  # what the decoders raise on a damaged file is not documented
             has_file = isinstance(record, dict) and "file_name" in record
-            problem = find_problem(record, allow_palette=True) if has_file else None
+            label_keys = getattr(self.mapper, "label_keys", LABEL_KEYS)
+            problem = find_problem(record, True, label_keys) if has_file else None
             if problem is None:
                 raise
             if self.policy == "raise":

@@ -1,16 +1,13 @@
-"""Augmentations that Detectron2 lacks: photometric distortion, channel shuffle, resizing, padding.
+"""Augmentations that Detectron2 lacks: photometric distortion, channel shuffle, padding.
 
 All draw from numpy's global generator, which Detectron2 seeds in each worker. Large-scale jitter
 is Detectron2's ``ResizeScale`` and ``FixedSizeCrop``, a random brightness its
 ``RandomBrightness``, a crop without a dominating class its ``RandomCrop_CategoryAreaConstraint``.
-
-The resizing is what the published segmentation models were trained and tested with: OpenCV's
-bilinear interpolation, which does not antialias where Detectron2's ``ResizeTransform`` does, and
-the size rules of mmcv (Apache-2.0).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import cv2
 import detectron2.data.transforms as T
@@ -22,16 +19,19 @@ class PhotometricDistortion(T.Augmentation):
 
     Reference: Liu et al., SSD: Single Shot MultiBox Detector, Sec. 2.2 "Data augmentation" (with
     the ranges of the released code), arXiv:1512.02325. Contrast comes either before or after
-    saturation and hue.
+    saturation and hue. Amounts and rounding are those that the published semantic models were
+    trained with (mmsegmentation's); facebookresearch/Mask2Former's differ in that a hue of
+    ``+hue_delta`` is drawn too.
 
     Args:
         image_format: ``"RGB"`` or ``"BGR"``, the channel order of the uint8 images.
         brightness_delta: largest shift of all channels, in [0, 255].
         contrast_range, saturation_range: lowest and highest factor.
-        hue_delta: largest shift in OpenCV's hue units of 2 degrees, in [0, 90].
+        hue_delta: shifts are whole numbers in [-hue_delta, hue_delta), in OpenCV's hue units of 2
+            degrees; in [1, 90].
 
     Raises:
-        ValueError: if the image format is unknown.
+        ValueError: if the image format is unknown or ``hue_delta`` out of range.
     """
 
     def __init__(
@@ -45,6 +45,8 @@ class PhotometricDistortion(T.Augmentation):
         super().__init__()
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format must be RGB or BGR, got {image_format!r}")
+        if not 1 <= hue_delta <= 90:
+            raise ValueError(f"hue_delta must be in [1, 90], got {hue_delta}")
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
@@ -53,17 +55,17 @@ class PhotometricDistortion(T.Augmentation):
         operation = partial(
             distort,
             image_format=self.image_format,
-            brightness=self._draw((-self.brightness_delta, self.brightness_delta), 0.0),
-            contrast=self._draw(self.contrast_range, 1.0),
-            saturation=self._draw(self.saturation_range, 1.0),
-            hue=round(self._draw((-self.hue_delta, self.hue_delta), 0.0)),
+            brightness=self._draw(-self.brightness_delta, self.brightness_delta),
+            contrast=self._draw(*self.contrast_range),
+            saturation=self._draw(*self.saturation_range),
+            hue=self._draw(-self.hue_delta, self.hue_delta, np.random.randint),
             is_contrast_first=bool(np.random.rand() < 0.5),
         )
         return T.ColorTransform(operation)
 
     @staticmethod
-    def _draw(limits: tuple[float, float], neutral: float) -> float:
-        return float(np.random.uniform(*limits)) if np.random.rand() < 0.5 else neutral
+    def _draw(low: Any, high: Any, draw: Callable[..., Any] = np.random.uniform) -> Any | None:
+        return draw(low, high) if np.random.rand() < 0.5 else None
 
 
 class ChannelShuffle(T.Augmentation):
@@ -98,105 +100,6 @@ class PadToMultiple(T.Augmentation):
         return T.PadTransform(
             0, 0, -width % self.divisor, -height % self.divisor, width, height, self.pad_value
         )
-
-
-class OpenCVResizeTransform(T.Transform):
-    """Resize with OpenCV: images bilinearly without antialiasing, label maps to the nearest.
-
-    Args:
-        height, width: of the image that comes in.
-        new_height, new_width: of the image that comes out.
-    """
-
-    def __init__(self, height: int, width: int, new_height: int, new_width: int) -> None:
-        super().__init__()
-        self._set_attributes(locals())
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """Resize ``(H, W)`` or ``(H, W, C)`` uint8 or float32."""
-        return self._resize(img, cv2.INTER_LINEAR)
-
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """Resize a map of classes, which are kept as they are."""
-        return self._resize(segmentation, cv2.INTER_NEAREST)
-
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Scale ``(N, 2)`` points x, y."""
-        return coords * np.array([self.new_width / self.width, self.new_height / self.height])
-
-    def inverse(self) -> T.Transform:
-        """The resize back to the first size."""
-        return OpenCVResizeTransform(self.new_height, self.new_width, self.height, self.width)
-
-    def _resize(self, array: np.ndarray, interpolation: int) -> np.ndarray:
-        size = (self.new_width, self.new_height)
-        return cv2.resize(np.ascontiguousarray(array), size, interpolation=interpolation)
-
-
-def scaled_size(height: int, width: int, scale: Sequence[float]) -> tuple[int, int]:
-    """The largest size of the same shape whose sides lie within ``scale``, as mmcv rounds it.
-
-    Args:
-        height: of the image.
-        width: of the image.
-        scale: the limits of its two sides, in any order; the longer side has the larger limit.
-
-    Returns:
-        Height and width, each at least 1.
-    """
-    factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
-    return max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1)
-
-
-class ResizeToScale(T.Augmentation):
-    """Resize into a rectangle, itself scaled by a random ratio, and keep the aspect ratio.
-
-    Args:
-        scale: the limits of the two sides, such as ``(2048, 512)``: see ``scaled_size``.
-        ratio_range: the limits are multiplied by a number drawn uniformly from it and rounded down;
-            ``(1.0, 1.0)`` for a test.
-
-    Raises:
-        ValueError: if a limit or a ratio is not positive.
-    """
-
-    def __init__(self, scale: Sequence[int], ratio_range: Sequence[float] = (1.0, 1.0)) -> None:
-        super().__init__()
-        if len(scale) != 2 or min(scale) < 1:
-            raise ValueError(f"scale must be two positive sides, got {tuple(scale)}")
-        if len(ratio_range) != 2 or not 0 < ratio_range[0] <= ratio_range[1]:
-            raise ValueError(f"ratio_range must be 0 < low <= high, got {tuple(ratio_range)}")
-        self._init({"scale": tuple(scale), "ratio_range": tuple(ratio_range)})
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Draw the ratio and compute the size of this image."""
-        ratio = np.random.uniform(*self.ratio_range)
-        height, width = image.shape[:2]
-        limits = [int(side * ratio) for side in self.scale]
-        return OpenCVResizeTransform(height, width, *scaled_size(height, width, limits))
-
-
-class ResizeToMultiple(T.Augmentation):
-    """Resize, not pad, each side up to the next multiple of ``divisor``.
-
-    Args:
-        divisor: >= 1.
-
-    Raises:
-        ValueError: if the divisor is not positive.
-    """
-
-    def __init__(self, divisor: int = 32) -> None:
-        super().__init__()
-        if divisor < 1:
-            raise ValueError(f"divisor must be at least 1, got {divisor}")
-        self._init(locals())
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Compute the size of this image."""
-        height, width = image.shape[:2]
-        new_height, new_width = height + -height % self.divisor, width + -width % self.divisor
-        return OpenCVResizeTransform(height, width, new_height, new_width)
 
 
 class ColorPadTransform(T.PadTransform):
@@ -250,13 +153,13 @@ def distort(
     image: np.ndarray,
     *,
     image_format: str,
-    brightness: float,
-    contrast: float,
-    saturation: float,
-    hue: int,
+    brightness: float | None,
+    contrast: float | None,
+    saturation: float | None,
+    hue: int | None,
     is_contrast_first: bool,
 ) -> np.ndarray:
-    """Shift and scale the colours of an image.
+    """Shift and scale the colours of an image; a step of None is left out.
 
     Args:
         image: ``(H, W, 3)`` uint8.
@@ -268,19 +171,20 @@ def distort(
         is_contrast_first: where the contrast is changed.
 
     Returns:
-        A new ``(H, W, 3)`` uint8 image, rounded and clipped after each step.
+        A new ``(H, W, 3)`` uint8 image, clipped and rounded down after each step. Saturation and
+        hue go by HSV and back, each on its own, which costs up to a few levels.
     """
-    image = _scale_and_shift(image, 1.0, brightness)
-    if is_contrast_first:
-        image = _scale_and_shift(image, contrast, 0.0)
-    if saturation != 1.0 or hue != 0:
-        to_hsv, from_hsv = _HSV_CODES[image_format]
-        hsv = cv2.cvtColor(image, to_hsv)
-        levels = np.arange(256)
-        hsv[..., 0] = ((levels + hue) % 180).astype(np.uint8)[hsv[..., 0]]
-        hsv[..., 1] = np.clip(levels * saturation, 0, 255).round().astype(np.uint8)[hsv[..., 1]]
-        image = cv2.cvtColor(hsv, from_hsv)
-    return image if is_contrast_first else _scale_and_shift(image, contrast, 0.0)
+    shifted = image.copy() if brightness is None else _levels(1.0, brightness)[image]
+    if contrast is not None and is_contrast_first:
+        shifted = _levels(contrast, 0.0)[shifted]
+    if saturation is not None:
+        shifted = _in_hsv(shifted, image_format, 1, _levels(saturation, 0.0))
+    if hue is not None:
+        turned = ((np.arange(256) + hue) % 180).astype(np.uint8)
+        shifted = _in_hsv(shifted, image_format, 0, turned)
+    if contrast is not None and not is_contrast_first:
+        shifted = _levels(contrast, 0.0)[shifted]
+    return shifted
 
 
 _HSV_CODES = {
@@ -289,7 +193,14 @@ _HSV_CODES = {
 }
 
 
-def _scale_and_shift(image: np.ndarray, factor: float, shift: float) -> np.ndarray:
-    # A table of the 256 levels is several times faster than arithmetic on the pixels.
-    table = np.clip(np.arange(256) * factor + shift, 0, 255).round().astype(np.uint8)
-    return table[image]
+def _in_hsv(image: np.ndarray, image_format: str, channel: int, table: np.ndarray) -> np.ndarray:
+    to_hsv, from_hsv = _HSV_CODES[image_format]
+    hsv = cv2.cvtColor(image, to_hsv)
+    hsv[..., channel] = table[hsv[..., channel]]
+    return cv2.cvtColor(hsv, from_hsv)
+
+
+def _levels(factor: float, shift: float) -> np.ndarray:
+    """What becomes of the 256 levels; a table is several times faster than pixels are."""
+    levels = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(shift)
+    return np.clip(levels, 0, 255).astype(np.uint8)

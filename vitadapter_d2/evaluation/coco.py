@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
@@ -27,7 +29,8 @@ class DetectionEvaluator(COCOEvaluator):
     """Box and mask AP of COCO: Detectron2's evaluator, with a few things more.
 
     Its results have ``AP-<class>`` for every class, as Detectron2's; the log shows them best first,
-    with AP50 and the number of objects. For a data set without annotations, such as
+    with AP50 and the number of objects. Without a single detection AP is 0, where Detectron2's is
+    NaN. For a data set without annotations, such as
     ``coco_2017_test-dev``, it writes what the COCO server takes instead. With
     ``use_faster`` the package faster-coco-eval counts, several times as fast: it finds the same
     matches; averages may differ from pycocotools' by one part in 10^15.
@@ -72,11 +75,25 @@ class DetectionEvaluator(COCOEvaluator):
         self.server_name = server_name
         self._counter = _faster_counter() if use_faster else COCOeval
 
+    def reset(self) -> None:
+        """Forgets all images."""
+        super().reset()
+        self._tasks_seen = {"bbox"}
+
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Keeps the instances of some images; see Detectron2's evaluator."""
+        super().process(inputs, outputs)
+        # A model with masks that finds nothing at all has a mask AP, too.
+        if any(output["instances"].has("pred_masks") for output in outputs):
+            self._tasks_seen.add("segm")
+
     def _eval_predictions(
         self, predictions: Sequence[Mapping[str, Any]], img_ids: Sequence[int] | None = None
     ) -> None:
         results = [result for image in predictions for result in image["instances"]]
-        tasks = sorted(self._tasks or self._tasks_from_predictions(results))
+        tasks = sorted(self._tasks or {*self._tasks_seen, *self._tasks_from_predictions(results)})
         self._use_dataset_ids(results)
         if not self._do_evaluation:
             for task in tasks:
@@ -85,10 +102,9 @@ class DetectionEvaluator(COCOEvaluator):
         if self._output_dir:
             _write_json(Path(self._output_dir, "coco_instances_results.json"), results)
         for task in tasks:
-            counted = self._count(results, task, img_ids) if results else None
+            counted = self._count(results, task, img_ids)
             self._results[task] = self._derive_coco_results(counted, task)
-            if counted is not None:
-                self._results[task].update(self._class_results(counted, task))
+            self._results[task].update(self._class_results(counted, task))
 
     def _use_dataset_ids(self, results: Sequence[Result]) -> None:
         """Contiguous classes to the ids of the annotation file, in place."""
@@ -110,7 +126,8 @@ class DetectionEvaluator(COCOEvaluator):
         """An evaluation whose ``eval`` and ``stats`` are filled."""
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            detections = self._coco_api.loadRes(_of_task(results, task))
+            # COCO's reader takes no empty list.
+            detections = self._coco_api.loadRes(_of_task(results, task)) if results else COCO()
             counted = self._counter(self._coco_api, detections, task)
             counted.params.maxDets = self._max_dets_per_image
             if img_ids is not None:
@@ -126,12 +143,17 @@ class DetectionEvaluator(COCOEvaluator):
         categories = self._coco_api.loadCats(counted.params.catIds)
         names = self._metadata.get("thing_classes") or [part["name"] for part in categories]
         precisions = counted.eval["precision"][..., 0, -1]  # (IoU, recall, class)
+        # Asking COCO's index for each class reads all objects each time.
+        objects = Counter(
+            part["category_id"]
+            for part in self._coco_api.anns.values()
+            if not part.get("iscrowd", 0)
+        )
         rows = []
         for name, category, precision in zip(
             names, counted.params.catIds, np.moveaxis(precisions, 2, 0), strict=True
         ):
-            objects = self._coco_api.getAnnIds(catIds=[category], iscrowd=False)
-            rows.append((name, _mean(precision), _mean(precision[:1]), len(objects)))
+            rows.append((name, _mean(precision), _mean(precision[:1]), objects[category]))
         best_first = sorted(rows, key=lambda row: (np.isnan(row[1]), -row[1]))
         table = tabulate(
             best_first, ["class", "AP", "AP50", "objects"], "pipe", floatfmt=".1f", missingval="-"

@@ -8,17 +8,17 @@ from vitadapter_d2.evaluation import DetectionEvaluator
 
 from .mask2former import crops, loaders
 
-_VAL = "ade20k_instance_val"
+_TESTED = "${...test.dataset.names}"
 
 dataloader = loaders(
     "ade20k_instance_train",
-    _VAL,
+    "ade20k_instance_val",
     L(InstanceMapper)(image_format="RGB", num_classes=100),
     crops(640, max_size=2560, crop_size=(640, 640), pad=True),
     short_side=640,
     max_size=2560,
     evaluator=[
-        L(DetectionEvaluator)(dataset_name=_VAL, output_dir="${train.output_dir}/inference"),
-        L(PictureWriter)(dataset_name=_VAL, output_dir="${train.output_dir}/pictures"),
+        L(DetectionEvaluator)(dataset_name=_TESTED, output_dir="${train.output_dir}/inference"),
+        L(PictureWriter)(dataset_name=_TESTED, output_dir="${train.output_dir}/pictures"),
     ],
 )

@@ -8,17 +8,17 @@ from vitadapter_d2.evaluation import CityscapesInstanceEvaluator
 
 from .mask2former import crops, loaders
 
-_VAL = "cityscapes_fine_instance_seg_val"
+_TESTED = "${...test.dataset.names}"
 
 dataloader = loaders(
     "cityscapes_fine_instance_seg_train",
-    _VAL,
+    "cityscapes_fine_instance_seg_val",
     L(InstanceMapper)(image_format="RGB", num_classes=8),
     crops(1024, max_size=4096, crop_size=(512, 1024), pad=False),
     short_side=1024,
     max_size=2048,
     evaluator=[
-        L(CityscapesInstanceEvaluator)(dataset_name=_VAL),
-        L(PictureWriter)(dataset_name=_VAL, output_dir="${train.output_dir}/pictures"),
+        L(CityscapesInstanceEvaluator)(dataset_name=_TESTED),
+        L(PictureWriter)(dataset_name=_TESTED, output_dir="${train.output_dir}/pictures"),
     ],
 )

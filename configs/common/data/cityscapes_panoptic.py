@@ -9,21 +9,21 @@ from vitadapter_d2.evaluation import CityscapesInstanceEvaluator, SemanticEvalua
 
 from .mask2former import crops, loaders
 
-_VAL = "cityscapes_fine_panoptic_val"
+_TESTED = "${...test.dataset.names}"
 _OUTPUT = "${train.output_dir}/inference"
 
 dataloader = loaders(
     "cityscapes_fine_panoptic_train",
-    _VAL,
+    "cityscapes_fine_panoptic_val",
     L(PanopticMapper)(image_format="RGB", num_classes=19),
     crops(1024, max_size=4096, crop_size=(512, 1024), pad=False),
     short_side=1024,
     max_size=2048,
     evaluator=[
         # First: the panoptic evaluator takes "isthing" out of the predictions.
-        L(PictureWriter)(dataset_name=_VAL, output_dir="${train.output_dir}/pictures"),
-        L(COCOPanopticEvaluator)(dataset_name=_VAL, output_dir=_OUTPUT),
-        L(CityscapesInstanceEvaluator)(dataset_name=_VAL),
-        L(SemanticEvaluator)(dataset_name=_VAL, output_dir=_OUTPUT),
+        L(PictureWriter)(dataset_name=_TESTED, output_dir="${train.output_dir}/pictures"),
+        L(COCOPanopticEvaluator)(dataset_name=_TESTED, output_dir=_OUTPUT),
+        L(CityscapesInstanceEvaluator)(dataset_name=_TESTED),
+        L(SemanticEvaluator)(dataset_name=_TESTED, output_dir=_OUTPUT),
     ],
 )

@@ -3,7 +3,7 @@
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
-from vitadapter_d2.data import BoostedMapper, InstaBoost
+from vitadapter_d2.data import BoostedMapper, InstaBoost, ResizeShortSide
 from vitadapter_d2.data.datasets import get_objects_with_labels
 from vitadapter_d2.inference.detection import BoxView, DetectionTester
 from vitadapter_d2.layers.suppression import SoftNMS
@@ -32,9 +32,7 @@ def coco_htc(short_sides=(400, 1400), long_side=1600, instaboost=True):
             aug_ratio=0.5,
         )
     dataloader.train.mapper.augmentations = [
-        L(T.ResizeShortestEdge)(
-            short_edge_length=short_sides, max_size=long_side, sample_style="range"
-        ),
+        L(ResizeShortSide)(short_edge_length=short_sides, max_size=long_side, sample_style="range"),
         L(T.RandomFlip)(horizontal=True),
     ]
     dataloader.test.mapper.augmentations = []

@@ -8,7 +8,7 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 
-from vitadapter_d2.data import build_train_loader
+from vitadapter_d2.data import ResizeShortSide, build_train_loader
 from vitadapter_d2.engine.records.pictures import PictureWriter
 from vitadapter_d2.evaluation import DetectionEvaluator
 
@@ -28,7 +28,7 @@ dataloader = dict(
         mapper=L(DatasetMapper)(
             is_train=True,
             augmentations=[
-                L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333),
+                L(ResizeShortSide)(short_edge_length=800, max_size=1333),
                 L(T.RandomFlip)(horizontal=True),
             ],
             image_format="RGB",
@@ -41,7 +41,7 @@ dataloader = dict(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
         mapper=L(DatasetMapper)(
             is_train=False,
-            augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
+            augmentations=[L(ResizeShortSide)(short_edge_length=800, max_size=1333)],
             image_format="RGB",
         ),
         num_workers=4,

@@ -8,17 +8,17 @@ from vitadapter_d2.evaluation import DetectionEvaluator
 
 from .mask2former import large_scale_jitter, loaders
 
-_VAL = "coco_2017_val"
+_TESTED = "${...test.dataset.names}"
 
 dataloader = loaders(
     "coco_2017_train",
-    _VAL,
+    "coco_2017_val",
     L(InstanceMapper)(image_format="RGB", num_classes=80),
     large_scale_jitter(),
     short_side=800,
     max_size=1333,
     evaluator=[
-        L(DetectionEvaluator)(dataset_name=_VAL, output_dir="${train.output_dir}/inference"),
-        L(PictureWriter)(dataset_name=_VAL, output_dir="${train.output_dir}/pictures"),
+        L(DetectionEvaluator)(dataset_name=_TESTED, output_dir="${train.output_dir}/inference"),
+        L(PictureWriter)(dataset_name=_TESTED, output_dir="${train.output_dir}/pictures"),
     ],
 )

@@ -6,6 +6,8 @@ Half of the images are resized, half are resized, cropped and resized again.
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
+from vitadapter_d2.data import ResizeShortSide
+
 from .coco_instance import dataloader, iterations, test
 
 SHORT_SIDES = list(range(480, 801, 32))
@@ -13,9 +15,7 @@ LONG_SIDE = 1333
 
 
 def resize(short_sides):
-    return L(T.ResizeShortestEdge)(
-        short_edge_length=short_sides, max_size=LONG_SIDE, sample_style="choice"
-    )
+    return L(ResizeShortSide)(short_edge_length=short_sides, max_size=LONG_SIDE)
 
 
 def crop(shortest, longest):

@@ -12,7 +12,7 @@ from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEv
 from vitadapter_d2.data import PanopticMapper, build_train_loader
 from vitadapter_d2.engine.records.pictures import PictureWriter
 
-_VAL = "coco_2017_val_panoptic_with_sem_seg"
+_TESTED = "${...test.dataset.names}"
 _OUTPUT = "${train.output_dir}/inference"
 
 dataloader = dict(
@@ -32,7 +32,9 @@ dataloader = dict(
         num_workers=4,
     ),
     test=L(build_detection_test_loader)(
-        dataset=L(get_detection_dataset_dicts)(names=_VAL, filter_empty=False),
+        dataset=L(get_detection_dataset_dicts)(
+            names="coco_2017_val_panoptic_with_sem_seg", filter_empty=False
+        ),
         mapper=L(DatasetMapper)(
             is_train=False,
             augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
@@ -42,9 +44,9 @@ dataloader = dict(
     ),
     evaluator=[
         # First: the panoptic evaluator takes "isthing" out of the predictions.
-        L(PictureWriter)(dataset_name=_VAL, output_dir="${train.output_dir}/pictures"),
-        L(COCOPanopticEvaluator)(dataset_name=_VAL, output_dir=_OUTPUT),
-        L(COCOEvaluator)(dataset_name=_VAL, tasks=("bbox", "segm"), output_dir=_OUTPUT),
-        L(SemSegEvaluator)(dataset_name=_VAL, output_dir=_OUTPUT),
+        L(PictureWriter)(dataset_name=_TESTED, output_dir="${train.output_dir}/pictures"),
+        L(COCOPanopticEvaluator)(dataset_name=_TESTED, output_dir=_OUTPUT),
+        L(COCOEvaluator)(dataset_name=_TESTED, tasks=("bbox", "segm"), output_dir=_OUTPUT),
+        L(SemSegEvaluator)(dataset_name=_TESTED, output_dir=_OUTPUT),
     ],
 )

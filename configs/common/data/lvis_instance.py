@@ -5,7 +5,6 @@ An image is drawn more often if a class of it is in fewer than one image of a th
 """
 
 from detectron2.config import LazyCall as L
-from detectron2.data.samplers import RepeatFactorTrainingSampler
 
 from vitadapter_d2.evaluation import LVISEvaluator
 
@@ -20,11 +19,7 @@ def iterations(epochs):
 
 
 dataloader.train.dataset.names = "lvis_v1_train"
-dataloader.train.sampler = L(RepeatFactorTrainingSampler)(
-    repeat_factors=L(RepeatFactorTrainingSampler.repeat_factors_from_category_frequency)(
-        dataset_dicts="${...dataset}", repeat_thresh=0.001
-    )
-)
+dataloader.train.repeat_thresh = 0.001
 dataloader.test.dataset.names = "lvis_v1_val"
 dataloader.evaluator[0] = L(LVISEvaluator)(
     dataset_name="${...test.dataset.names}",

@@ -57,8 +57,12 @@ def semantic(
             num_workers=4,
         ),
         evaluator=[
-            L(SemanticEvaluator)(dataset_name=val, output_dir="${train.output_dir}/inference"),
-            L(PictureWriter)(dataset_name=val, output_dir="${train.output_dir}/pictures"),
+            L(SemanticEvaluator)(
+                dataset_name="${...test.dataset.names}", output_dir="${train.output_dir}/inference"
+            ),
+            L(PictureWriter)(
+                dataset_name="${...test.dataset.names}", output_dir="${train.output_dir}/pictures"
+            ),
         ],
     )
 

@@ -14,7 +14,7 @@ from vitadapter_d2.engine.records.pictures import PictureWriter
 
 from ..testing import detection_test
 
-_VAL = "shapes_val"
+_TESTED = "${...test.dataset.names}"
 
 dataloader = dict(
     train=L(build_train_loader)(
@@ -35,13 +35,13 @@ dataloader = dict(
         num_workers=1,
     ),
     test=L(build_detection_test_loader)(
-        dataset=L(get_detection_dataset_dicts)(names=_VAL, filter_empty=False),
+        dataset=L(get_detection_dataset_dicts)(names="shapes_val", filter_empty=False),
         mapper=L(DatasetMapper)(is_train=False, augmentations=[], image_format="RGB"),
         num_workers=0,
     ),
     evaluator=[
-        L(COCOEvaluator)(dataset_name=_VAL, output_dir="${train.output_dir}/inference"),
-        L(PictureWriter)(dataset_name=_VAL, output_dir="${train.output_dir}/pictures"),
+        L(COCOEvaluator)(dataset_name=_TESTED, output_dir="${train.output_dir}/inference"),
+        L(PictureWriter)(dataset_name=_TESTED, output_dir="${train.output_dir}/pictures"),
     ],
 )
 

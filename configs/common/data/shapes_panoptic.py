@@ -12,7 +12,7 @@ from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEv
 from vitadapter_d2.data import ChannelShuffle, PanopticMapper, build_train_loader
 from vitadapter_d2.engine.records.pictures import PictureWriter
 
-_VAL = "shapes_val_panoptic"
+_TESTED = "${...test.dataset.names}"
 _OUTPUT = "${train.output_dir}/inference"
 
 dataloader = dict(
@@ -33,15 +33,15 @@ dataloader = dict(
         num_workers=1,
     ),
     test=L(build_detection_test_loader)(
-        dataset=L(get_detection_dataset_dicts)(names=_VAL, filter_empty=False),
+        dataset=L(get_detection_dataset_dicts)(names="shapes_val_panoptic", filter_empty=False),
         mapper=L(DatasetMapper)(is_train=False, augmentations=[], image_format="RGB"),
         num_workers=0,
     ),
     evaluator=[
         # First: the panoptic evaluator takes "isthing" out of the predictions.
-        L(PictureWriter)(dataset_name=_VAL, output_dir="${train.output_dir}/pictures"),
-        L(COCOPanopticEvaluator)(dataset_name=_VAL, output_dir=_OUTPUT),
-        L(COCOEvaluator)(dataset_name=_VAL, tasks=("bbox", "segm"), output_dir=_OUTPUT),
-        L(SemSegEvaluator)(dataset_name=_VAL, output_dir=_OUTPUT),
+        L(PictureWriter)(dataset_name=_TESTED, output_dir="${train.output_dir}/pictures"),
+        L(COCOPanopticEvaluator)(dataset_name=_TESTED, output_dir=_OUTPUT),
+        L(COCOEvaluator)(dataset_name=_TESTED, tasks=("bbox", "segm"), output_dir=_OUTPUT),
+        L(SemSegEvaluator)(dataset_name=_TESTED, output_dir=_OUTPUT),
     ],
 )

@@ -14,7 +14,7 @@ from vitadapter_d2.evaluation import SemanticEvaluator
 from vitadapter_d2.inference.semantic import SemanticTester
 from vitadapter_d2.inference.sliding_window import SlidingWindow
 
-_VAL = "shapes_val_panoptic"  # its records name the label maps too
+_TESTED = "${...test.dataset.names}"
 
 dataloader = dict(
     train=L(build_train_loader)(
@@ -35,13 +35,14 @@ dataloader = dict(
         num_workers=1,
     ),
     test=L(build_detection_test_loader)(
-        dataset=L(get_detection_dataset_dicts)(names=_VAL, filter_empty=False),
+        # Its records name the label maps too.
+        dataset=L(get_detection_dataset_dicts)(names="shapes_val_panoptic", filter_empty=False),
         mapper=L(DatasetMapper)(is_train=False, augmentations=[], image_format="RGB"),
         num_workers=0,
     ),
     evaluator=[
-        L(SemanticEvaluator)(dataset_name=_VAL, output_dir="${train.output_dir}/inference"),
-        L(PictureWriter)(dataset_name=_VAL, output_dir="${train.output_dir}/pictures"),
+        L(SemanticEvaluator)(dataset_name=_TESTED, output_dir="${train.output_dir}/inference"),
+        L(PictureWriter)(dataset_name=_TESTED, output_dir="${train.output_dir}/pictures"),
     ],
 )
 

@@ -189,5 +189,5 @@ def test_a_config_is_flattened_to_names_and_values():
     flat = flat_config(load_config("shapes/mask2former_vit_adapter_quickstart"))
     assert flat["train.amp.enabled"] is False
     assert flat["model._target_"].endswith(".MaskFormer") or "mask2former" in flat["model._target_"]
-    assert flat["dataloader.evaluator[0].dataset_name"] == "shapes_val_panoptic"
+    assert flat["dataloader.train.mapper.augmentations[0].horizontal"] is True
     assert {type(value) for value in flat.values()} <= {str, int, float, bool, type(None)}

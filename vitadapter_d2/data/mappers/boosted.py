@@ -24,6 +24,8 @@ class BoostedMapper(DatasetMapper):
         ValueError: if keypoints are asked for, which are not moved.
     """
 
+    label_keys = ("sem_seg_file_name",)
+
     def __init__(self, *, boost: InstaBoost, **arguments: Any) -> None:
         if arguments.get("use_keypoint", False):
             raise ValueError("use_keypoint must be False: InstaBoost does not move keypoints")

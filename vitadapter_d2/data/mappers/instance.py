@@ -30,6 +30,8 @@ class InstanceMapper:
         num_classes: category ids must lie below it; None skips the check.
     """
 
+    label_keys: tuple[str, ...] = ()  # reads no label map
+
     def __init__(
         self,
         augmentations: Sequence[T.Augmentation | T.Transform],

@@ -33,6 +33,8 @@ class SemanticMapper:
         allow_palette: see ``read_labels``.
     """
 
+    label_keys = ("sem_seg_file_name",)
+
     def __init__(
         self,
         augmentations: Sequence[T.Augmentation | T.Transform],
@@ -83,6 +85,8 @@ class PanopticMapper:
         num_classes: category ids must lie below it; None skips the check.
         ignore_label: value in ``sem_seg`` of pixels without a segment.
     """
+
+    label_keys = ("pan_seg_file_name",)
 
     def __init__(
         self,

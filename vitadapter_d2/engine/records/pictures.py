@@ -1,6 +1,7 @@
 """Pictures that an evaluation leaves behind."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class PictureWriter(DatasetEvaluator):
 
     Args:
         dataset_name: registered name of the data set that is evaluated.
-        output_dir: where ``<image>.png`` and ``gallery.png`` are written.
+        output_dir: where ``<image>.png`` and ``gallery.png`` are written; of images of one name
+            the second is ``<folder>_<image>.png``.
         max_images: only the first ones are drawn.
         gallery_rows: how many of these ``gallery.png`` shows.
     """
@@ -38,6 +40,7 @@ class PictureWriter(DatasetEvaluator):
         self.records = {
             record["file_name"]: record for record in DatasetCatalog.get(dataset_name)[:max_images]
         }
+        self.names = _names(self.records)
         self.output_dir = Path(output_dir)
         self.gallery_rows = gallery_rows
         self.rows: list[np.ndarray] = []
@@ -59,7 +62,7 @@ class PictureWriter(DatasetEvaluator):
         height, width = annotated.shape[:2]
         plain = cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST)
         row = side_by_side([plain, annotated, predicted])
-        write_image(self.output_dir / f"{Path(record['file_name']).stem}.png", row)
+        write_image(self.output_dir / f"{self.names[record['file_name']]}.png", row)
         if len(self.rows) < self.gallery_rows:  # one of a large image fills 200 MB
             self.rows.append(row)
 
@@ -69,3 +72,16 @@ class PictureWriter(DatasetEvaluator):
             gallery = stack(self.rows)
             write_image(self.output_dir / "gallery.png", gallery)
             put_picture(f"predictions/{self.metadata.name}", gallery)
+
+
+def _names(files: Iterable[str]) -> dict[str, str]:
+    """A name for the picture of each image, without suffix."""
+    names: dict[str, str] = {}
+    taken = {"gallery"}
+    for file in files:
+        stem, folder = Path(file).stem, Path(file).parent.name
+        numbered = (f"{folder}_{stem}_{number}" for number in count(2))
+        candidates = chain([stem, f"{folder}_{stem}"], numbered)
+        names[file] = next(name for name in candidates if name not in taken)
+        taken.add(names[file])
+    return names
