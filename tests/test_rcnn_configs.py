@@ -92,7 +92,8 @@ def test_the_recipe_is_the_published_one(name):
         assert list(scheduler.milestones) == schedule["step"]
         assert scheduler.num_updates == entry["schedule"]["max"]
     else:
-        assert scheduler.end_value == schedule["min_lr_ratio"]
+        assert scheduler.epochs == entry["schedule"]["max"]
+        assert scheduler.scheduler.end_value == schedule["min_lr_ratio"]
     assert cfg.train.amp.enabled == (entry["fp16"] is not None)
     assert cfg.dataloader.train.total_batch_size == 16
     drop_path = cfg.model.backbone.bottom_up.vit.model.drop_path_rate

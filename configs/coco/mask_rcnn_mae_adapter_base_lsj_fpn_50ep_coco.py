@@ -26,7 +26,8 @@ model.backbone.bottom_up.interactions.num_extra_extractors = 0
 
 optimizer = decay_by_key(lr=1e-4)
 train.max_iter = iterations(50)
-lr_multiplier = cosine(train.max_iter, warmup_iters=2000, end_value=0.01)
-lr_multiplier.warmup_factor = 0.001
+lr_multiplier = cosine(
+    train.max_iter, warmup_iters=2000, end_value=0.01, warmup_factor=0.001, epochs=50
+)
 train.amp.enabled = True
 train.init_checkpoint = zoo["pretrained"]
