@@ -1,80 +1,77 @@
-"""The recipes of detectors beyond Mask R-CNN and Cascade, and of the panoptic model.
+"""The recipes and test protocols of the COCO configurations against the official ones.
 
-``data/detection_recipes.json`` holds what the configuration files of czczup/ViT-Adapter say, by
-their names; ``batch`` is over all GPUs of the published run, 16 where their number is unknown.
+``batch`` is over all GPUs of the published run, 16 where their number is unknown.
 """
 
-import json
-from pathlib import Path
+from functools import cache
 
+import config_recipes as ours
+import official_recipes
 import pytest
+from config_recipes import setting, target
 
 from vitadapter_d2 import model_zoo
 
-RECIPES = json.loads((Path(__file__).parent / "data" / "detection_recipes.json").read_text())
+RECIPES = official_recipes.read("det")
 TRAINED = [name for name in RECIPES if not name.endswith("_ms")]
 HTC = [name for name in RECIPES if name.startswith("htc")]
 IMAGES = 117_266
 
 
+@cache
 def config(name):
-    ours = name.removesuffix("_ms").replace("++", "pp").replace("-", "_")
-    return model_zoo.get_config(f"coco/{ours}")
-
-
-def target(call):
-    """Calls in lists have the object, others its name."""
-    name = getattr(call._target_, "__name__", call._target_)
-    return name.rpartition(".")[2]
+    name = name.removesuffix("_ms").replace("++", "pp").replace("-", "_")
+    return model_zoo.get_config(f"coco/{name}")
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_optimizer_is_the_official_one(name):
+def test_optimizer_trunk_and_adapter_are_the_official_ones(name):
     recipe, cfg = RECIPES[name], config(name)
-    optimizer, params = cfg.optimizer, cfg.optimizer.params
-    assert (optimizer.lr, optimizer.weight_decay) == (recipe["lr"], recipe["weight_decay"])
-    if recipe["layer_decay"]:
-        assert [params.lr_factor.rate, params.lr_factor.depth] == recipe["layer_decay"]
-        assert target(params.decay_factor) == "ExemptVectors"
-    else:
-        assert target(params.decay_factor) == "DecayByKey"
-        rates = {key: rule["lr_mult"] for key, rule in recipe["rules"].items() if "lr_mult" in rule}
-        assert sorted(rates.values()) == [
-            factor
-            for factor in params.get("lr_factor", {}).get("factors", {}).values()
-            if factor < 1
-        ]
-    train = cfg.train
-    assert train.clip_grad_norm == recipe["clip"]
-    assert train.amp.enabled == recipe["float16"]
-    assert train.ema.enabled == bool(recipe["ema"])
+    ours.agree(ours.training(cfg), recipe)
+    ema = cfg.train.ema
+    assert ema.enabled == bool(recipe["ema"])
     if recipe["ema"]:
-        assert train.ema.decay == pytest.approx(1 - recipe["ema"])
+        assert ema.decay == pytest.approx(1 - recipe["ema"])
+        assert ema.evaluate == recipe["evaluates_ema"]
+    if recipe["head"]:
+        assert ours.mask2former_head(cfg.model) == recipe["head"]
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_schedule_is_the_official_one(name):
     recipe, cfg = RECIPES[name], config(name)
-    batch = cfg.dataloader.train.total_batch_size
+    batch, train = cfg.dataloader.train.total_batch_size, cfg.train
     assert batch == recipe["batch"]
     epochs = recipe["epochs"]
-    assert cfg.train.max_iter == (recipe["iterations"] or epochs * IMAGES // batch)
-    multiplier = cfg.lr_multiplier
-    assert round(multiplier.warmup_length * cfg.train.max_iter) == recipe["warmup"]
-    assert list(multiplier.scheduler.milestones) == recipe["steps"]
+    assert train.max_iter == (recipe["iterations"] or epochs * IMAGES // batch)
+    period = (
+        recipe["evaluation"] if recipe["iterations"] else recipe["evaluation"] * IMAGES // batch
+    )
+    assert train.eval_period == period
+    assert (train.best_metric or None) == recipe["best"]
+    scheduler = cfg.lr_multiplier.scheduler
+    if recipe["steps"] is None:
+        assert target(scheduler) == "ByEpoch" and scheduler.epochs == epochs
+        assert target(scheduler.scheduler) == "CosineParamScheduler"
+        assert scheduler.scheduler.end_value == recipe["lowest_rate"]
+        return
+    assert list(scheduler.milestones) == recipe["steps"]
     if recipe["steps"]:
-        assert multiplier.scheduler.num_updates == epochs or recipe["iterations"]
+        assert scheduler.num_updates == epochs or recipe["iterations"]
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_trunk_weights_and_images_are_the_official_ones(name):
+def test_files_and_numbers_are_the_published_ones(name):
     recipe, cfg = RECIPES[name], config(name)
-    trunk = cfg.model.backbone.get("bottom_up", cfg.model.backbone).vit
-    assert trunk.model.drop_path_rate == recipe["drop_path"]
-    assert trunk.get("recompute_blocks", False) == recipe["checkpointing"]
     assert cfg.train.init_checkpoint == (recipe["load_from"] or recipe["pretrained"])
     assert cfg.zoo.get("load_from") == recipe["load_from"]
     assert cfg.zoo.released == (recipe["released"] or "")
+    assert [cfg.zoo.metrics.get(key) for key in ("box_AP", "mask_AP")] == recipe["metrics"]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_images_are_the_official_ones(name):
+    recipe, cfg = RECIPES[name], config(name)
     assert list(cfg.model.pixel_mean) == recipe["mean"]
     assert list(cfg.model.pixel_std) == recipe["std"]
     mapper = cfg.dataloader.train.mapper
@@ -83,29 +80,42 @@ def test_trunk_weights_and_images_are_the_official_ones(name):
         recipe["instaboost"] or {}
     )
     steps = list(mapper.augmentations)
-    if recipe["train_scale"]:
-        (shortest, longest), resize = recipe["train_scale"], steps[0]
-        assert [min(shortest), min(longest)] == list(resize.short_edge_length)
-        assert resize.max_size == max(longest)
-    else:
+    if recipe["train_mean"] != recipe["mean"]:
+        other = steps.pop()
+        assert [other.mean, other.std] == [recipe["train_mean"], recipe["train_std"]]
+    scale = recipe["train_scale"]
+    if scale is None:
         assert list(steps[2].short_edge_length) == list(range(480, 801, 32))
         assert [list(step.crop_size) for step in steps[3:]] == [c for c in [recipe["crop"]] if c]
+    elif recipe["ratio_range"]:
+        assert list(steps[0].scale) == scale == list(steps[1].crop_size) == recipe["crop"]
+        assert list(steps[0].ratio_range) == recipe["ratio_range"]
+    elif isinstance(scale[0], list):  # a range
+        assert list(steps[0].short_edge_length) == [min(size) for size in scale]
+        assert steps[0].max_size == max(scale[0])
+    else:
+        assert [steps[0].max_size, steps[0].short_edge_length] == scale
 
 
-def suppression_of(model):
-    """Lowest score, overlap and number of boxes; None where the model has no such setting."""
+def suppressing(model):
+    """The call that has the lowest score, the overlap and the number of boxes."""
     heads = model.get("roi_heads", {})
-    where = heads["box_predictors"][0] if "box_predictors" in heads else model
-    keys = ("test_score_thresh", "test_nms_thresh", "test_topk_per_image")
-    return [where.get(key) for key in keys]
+    if "box_predictors" in heads:
+        return heads.box_predictors[0]
+    return heads.get("box_predictor", model)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_at_one_size_it_is_tested_as_officially(name):
     recipe, cfg = RECIPES[name], config(name)
-    score, overlap, boxes = suppression_of(cfg.model)
-    assert (score, overlap) == (recipe["score"], recipe["overlap"])
-    assert (boxes or 100) == recipe["boxes"]
+    call, is_dense = suppressing(cfg.model), name.startswith(("atss", "gfl"))
+    keys = {
+        "score": "test_score_thresh",
+        "overlap": "test_nms_thresh",
+        "boxes": "max_detections_per_image" if is_dense else "test_topk_per_image",
+    }
+    official = {key: recipe[key] for key in keys if recipe[key] is not None}
+    assert {key: setting(call, keys[key]) for key in official} == official
     is_soft = name in HTC
     assert (recipe["nms"] == "soft_nms") == is_soft
     if is_soft:

@@ -1,77 +1,82 @@
 """The recipes and test protocols of the segmentation configurations against the official ones.
 
-``data/segmentation_recipes.json`` holds what the configuration files of czczup/ViT-Adapter say, by
-their names; ``batch`` is over all GPUs of the published run, null where their number is unknown.
+``batch`` is over all GPUs of the published run, null where their number is unknown.
 """
 
-import json
-from pathlib import Path
+from functools import cache
 
+import config_recipes as ours
+import official_recipes
 import pytest
+from config_recipes import setting, target
 
 from vitadapter_d2 import model_zoo
 from vitadapter_d2.inference.semantic import PUBLISHED_RATIOS
 
-RECIPES = json.loads((Path(__file__).parent / "data" / "segmentation_recipes.json").read_text())
+RECIPES = official_recipes.read("seg")
 CONFIGS = {name.split("/")[1]: name for name in model_zoo.names()}
 
 
+@cache
 def config(name):
     return model_zoo.get_config(CONFIGS[name.removesuffix("_ss").removesuffix("_ms")])
 
 
-def target(rule):
-    return rule._target_.rpartition(".")[2]
+@pytest.mark.weights
+@pytest.mark.parametrize("task", ["seg", "det"])
+def test_the_recipes_are_what_the_official_files_say(task):
+    if official_recipes.facts_folder() is None:
+        pytest.skip("what the files say: set VITADAPTER_REFERENCE to the folder of cases")
+    assert official_recipes.derive(task) == official_recipes.read(task)
 
 
 def trained(name):
     """The keys of a recipe that a configuration of one scale decides."""
     cfg = config(name)
     scale, crop, _, _, pad = cfg.dataloader.train.mapper.augmentations
-    lr_factor = cfg.optimizer.params.get("lr_factor", {})
-    schedule, mapper = cfg.lr_multiplier, cfg.dataloader.train.mapper
     assert list(scale.ratio_range) == [0.5, 2.0] and crop.single_category_max_area == 0.75
     assert list(pad.pad_value) == list(cfg.model.pixel_mean)
     assert pad.size == crop.crop_size[0] == crop.crop_size[1]
+    train, found = cfg.train, head(cfg.model)
+    assert cfg.dataloader.train.mapper.num_classes == found["classes"]
     return {
-        "lr": cfg.optimizer.lr,
-        "weight_decay": cfg.optimizer.weight_decay,
-        "layer_decay": [lr_factor.rate, lr_factor.depth] if "rate" in lr_factor else None,
-        "iterations": cfg.train.max_iter,
-        "warmup": round(schedule.warmup_length * cfg.train.max_iter),
-        "power": schedule.scheduler.power,
+        **ours.training(cfg),
+        "iterations": train.max_iter,
+        "power": cfg.lr_multiplier.scheduler.power,
+        "evaluation": train.eval_period,
+        "best": train.best_metric.removeprefix("sem_seg/"),
         "batch": cfg.dataloader.train.total_batch_size,
-        "float16": cfg.train.amp.enabled,
-        "drop_path": cfg.model.backbone.vit.model.drop_path_rate,
-        "checkpointing": cfg.model.backbone.vit.recompute_blocks,
         "mean": list(cfg.model.pixel_mean),
         "std": list(cfg.model.pixel_std),
         "train_scale": sorted(scale.scale, reverse=True),
         "crop": crop.crop_size[0],
-        "head": head(cfg.model),
-        "classes": mapper.num_classes,
+        "head": found,
     }
 
 
 def head(model):
-    """Widths, and the number of queries."""
-    if "pixel_decoder" not in model.sem_seg_head:
-        return [model.sem_seg_head.channels, model.auxiliary_head.channels]
-    decoder, predictor = model.sem_seg_head.pixel_decoder, model.sem_seg_head.predictor
-    return [
-        decoder.embed_dim,
-        predictor.num_queries,
-        decoder.feedforward_dim,
-        predictor.feedforward_dim,
-    ]
+    if "criterion" in model:
+        first = setting(model, "sem_seg_product_before_upsampling")
+        return {**ours.mask2former_head(model), "product_before_upsampling": first}
+    decoder, auxiliary = model.sem_seg_head, model.auxiliary_head
+    assert auxiliary.num_classes == decoder.num_classes
+    assert auxiliary.dropout == decoder.dropout
+    return {
+        "classes": decoder.num_classes,
+        "width": decoder.channels,
+        "dropout": decoder.dropout,
+        "auxiliary_width": auxiliary.channels,
+        "auxiliary_weight": auxiliary.loss_weight,
+        "average_over_ignored": model.average_over_ignored,
+    }
 
 
 @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if "lr" in recipe])
 def test_the_recipe_is_the_official_one(name):
-    official, ours = RECIPES[name], trained(name)
-    if official["batch"] is None:
-        del ours["batch"]
-    assert ours == {key: official[key] for key in ours}
+    found = trained(name)
+    if RECIPES[name]["batch"] is None:
+        del found["batch"]
+    ours.agree(found, RECIPES[name])
 
 
 def rule_steps(rule):

@@ -11,8 +11,8 @@ from ..common.models.mask2former import large_semantic_mask2former
 from ..common.models.vit_adapter import segmentation_backbone
 from ..common.optim import layer_decay
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import large_crop_test
-from ..common.train import train
 
 CROP = 896
 
@@ -30,5 +30,6 @@ test = large_crop_test((3584, 896), ms_ratios=[800 / 896, 832 / 896, 864 / 896, 
 
 optimizer = layer_decay(lr=2e-5, rate=0.9, depth=40, first_layer=MASK2FORMER_FIRST_LAYER)
 train.max_iter = 80_000
+train.eval_period = 8_000
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

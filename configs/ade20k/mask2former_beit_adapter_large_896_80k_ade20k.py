@@ -11,8 +11,8 @@ from ..common.models.vit_adapter import beit_segmentation_backbone
 from ..common.optim import layer_decay
 from ..common.pretrained import BEIT_LARGE
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import large_crop_test
-from ..common.train import train
 
 CROP = 896
 
@@ -37,5 +37,6 @@ test = large_crop_test((3584, 896), ms_ratios=[640 / 896, 768 / 896, 1.0])
 
 optimizer = layer_decay(lr=2e-5, rate=0.9, depth=24, first_layer=MASK2FORMER_FIRST_LAYER)
 train.max_iter = 80_000
+train.eval_period = 8_000
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["load_from"]

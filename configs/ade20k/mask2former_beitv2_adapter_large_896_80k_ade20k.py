@@ -11,8 +11,8 @@ from ..common.models.vit_adapter import beit_segmentation_backbone
 from ..common.optim import layer_decay
 from ..common.pretrained import BEITV2_LARGE
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import large_crop_test
-from ..common.train import train
 
 CROP = 896
 
@@ -39,5 +39,6 @@ test = large_crop_test(
 
 optimizer = layer_decay(lr=2e-5, rate=0.9, depth=24, first_layer=MASK2FORMER_FIRST_LAYER)
 train.max_iter = 80_000
+train.eval_period = 8_000
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["load_from"]

@@ -10,8 +10,8 @@ from ..common.models.vit_adapter import segmentation_backbone
 from ..common.optim import adamw
 from ..common.pretrained import DEIT_SMALL
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import semantic_test
-from ..common.train import train
 
 CROP = 512
 
@@ -27,5 +27,6 @@ test = semantic_test((2048, CROP), CROP, mode="whole")
 
 optimizer = adamw(lr=1e-4, weight_decay=1e-4)
 train.max_iter = 80_000
+train.eval_period = 8_000
 lr_multiplier = poly(train.max_iter, power=0.9, warmup_iters=0)
 train.init_checkpoint = zoo["pretrained"]

@@ -13,8 +13,8 @@ from ..common.data.ade20k_semantic import ade20k_semantic
 from ..common.models.setr import BASE_BLOCKS, setr_pup
 from ..common.models.trunks import vit
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import semantic_test
-from ..common.train import train
 
 CROP = 512
 

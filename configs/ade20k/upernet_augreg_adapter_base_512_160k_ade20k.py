@@ -10,8 +10,8 @@ from ..common.normalization import HALF
 from ..common.optim import decay_by_key
 from ..common.pretrained import AUGREG_BASE
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import semantic_test
-from ..common.train import train
 
 CROP = 512
 
@@ -29,6 +29,6 @@ test = semantic_test((2048, 512), CROP)
 
 optimizer = decay_by_key(lr=2e-5, weight_decay=0.01, head=10.0)
 train.max_iter = 160_000
-train.amp.enabled = True
+train.amp = dict(enabled=True, dtype="float16")
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

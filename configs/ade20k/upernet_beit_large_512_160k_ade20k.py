@@ -6,8 +6,8 @@ from ..common.models.upernet import upernet
 from ..common.optim import layer_decay
 from ..common.pretrained import BEIT_LARGE
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import semantic_test
-from ..common.train import train
 
 CROP = 512
 

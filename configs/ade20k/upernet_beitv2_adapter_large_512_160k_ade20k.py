@@ -10,8 +10,8 @@ from ..common.models.vit_adapter import beit_segmentation_backbone
 from ..common.optim import layer_decay
 from ..common.pretrained import BEITV2_LARGE
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import semantic_test
-from ..common.train import train
 
 CROP = 512
 

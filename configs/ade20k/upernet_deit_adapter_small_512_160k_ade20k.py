@@ -9,8 +9,8 @@ from ..common.models.vit_adapter import segmentation_backbone
 from ..common.optim import layer_decay
 from ..common.pretrained import DEIT_SMALL
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import semantic_test
-from ..common.train import train
 
 CROP = 512
 
@@ -27,6 +27,6 @@ test = semantic_test((2048, 512), CROP)
 
 optimizer = layer_decay(lr=6e-5, rate=0.95, depth=12, weight_decay=0.01)
 train.max_iter = 160_000
-train.amp.enabled = True
+train.amp = dict(enabled=True, dtype="float16")
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

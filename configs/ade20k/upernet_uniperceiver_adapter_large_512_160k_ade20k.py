@@ -9,8 +9,8 @@ from ..common.models.vit_adapter import uniperceiver_segmentation_backbone
 from ..common.optim import layer_decay
 from ..common.pretrained import UNIPERCEIVER_LARGE
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import semantic_test
-from ..common.train import train
 
 CROP = 512
 
@@ -29,6 +29,6 @@ test = semantic_test((2048, 512), CROP)
 
 optimizer = layer_decay(lr=6e-5, rate=0.8, depth=24)
 train.max_iter = 160_000
-train.amp.enabled = True
+train.amp = dict(enabled=True, dtype="float16")
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

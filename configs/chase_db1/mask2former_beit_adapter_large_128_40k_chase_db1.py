@@ -8,8 +8,8 @@ from ..common.models.vit_adapter import beit_segmentation_backbone
 from ..common.optim import layer_decay
 from ..common.pretrained import BEIT_LARGE
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import semantic_test
-from ..common.train import train
 
 CROP = 128
 
@@ -31,5 +31,7 @@ test = semantic_test((960, 999), CROP)
 
 optimizer = layer_decay(lr=2e-5, rate=0.9, depth=24, first_layer=MASK2FORMER_FIRST_LAYER)
 train.max_iter = 40_000
+train.eval_period = 4_000
+train.best_metric = "sem_seg/mDice"
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

@@ -3,13 +3,13 @@
 Published: box AP 49.6.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.atss import atss
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import decay_by_key
 from ..common.pretrained import DEIT_SMALL
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=DEIT_SMALL,
@@ -25,5 +25,5 @@ test.ms_merge.iou_threshold = 0.6
 optimizer = decay_by_key(lr=1e-4)
 train.max_iter = iterations(36)
 lr_multiplier = steps(36, [27, 33], train.max_iter)
-train.amp.enabled = True
+train.amp = dict(enabled=True, dtype="float16")
 train.init_checkpoint = zoo["pretrained"]

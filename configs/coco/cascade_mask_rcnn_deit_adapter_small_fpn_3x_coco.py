@@ -3,13 +3,13 @@
 Published: box AP 51.5, mask AP 44.3.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.cascade import cascade_mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import decay_by_key
 from ..common.pretrained import DEIT_SMALL
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=DEIT_SMALL,
@@ -23,5 +23,5 @@ model = cascade_mask_rcnn(detection_backbone("small", "deit_small_patch16_224"))
 optimizer = decay_by_key(lr=1e-4)
 train.max_iter = iterations(36)
 lr_multiplier = steps(36, [27, 33], train.max_iter)
-train.amp.enabled = True
+train.amp = dict(enabled=True, dtype="float16")
 train.init_checkpoint = zoo["pretrained"]

@@ -8,12 +8,12 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from vitadapter_d2.solver import DecayByKey, PrefixFactor
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.dino import dino
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import adamw
 from ..common.pretrained import DEIT_SMALL
-from ..common.train import train
 
 zoo = dict(
     pretrained=DEIT_SMALL,

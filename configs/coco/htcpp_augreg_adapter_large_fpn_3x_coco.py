@@ -4,6 +4,7 @@ Published: box AP 56.6, mask AP 49.0; on test-dev 57.4, 50.0; averaged over size
 49.9.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_htc import coco_htc, htc_test
 from ..common.data.coco_instance import iterations
 from ..common.models.htc import htc
@@ -11,7 +12,6 @@ from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import layer_decay
 from ..common.pretrained import AUGREG_LARGE
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=AUGREG_LARGE,

@@ -4,6 +4,7 @@ Published: box AP 58.4, mask AP 50.8; on test-dev 58.9, 51.3; averaged over size
 52.2.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_htc import coco_htc, htc_test
 from ..common.data.coco_instance import iterations
 from ..common.models.htc import htc
@@ -11,7 +12,6 @@ from ..common.models.vit_adapter import beit_detection_backbone
 from ..common.optim import layer_decay
 from ..common.pretrained import BEIT_LARGE
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=BEIT_LARGE,

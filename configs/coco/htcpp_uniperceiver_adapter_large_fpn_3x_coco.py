@@ -1,5 +1,6 @@
 """HTC++, ViT-Adapter-L, Uni-Perceiver, 3x+MS, on COCO: no metric is published."""
 
+from ..common.coco_train import train
 from ..common.data.coco_htc import coco_htc, htc_test
 from ..common.data.coco_instance import iterations
 from ..common.models.htc import htc
@@ -7,7 +8,6 @@ from ..common.models.vit_adapter import uniperceiver_detection_backbone
 from ..common.optim import layer_decay
 from ..common.pretrained import UNIPERCEIVER_LARGE
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=UNIPERCEIVER_LARGE,
@@ -21,5 +21,6 @@ test = htc_test()
 
 optimizer = layer_decay(lr=1e-4, rate=0.9, depth=24)
 train.max_iter = iterations(36)
+train.best_metric = "auto"
 lr_multiplier = steps(36, [27, 33], train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

@@ -5,6 +5,7 @@ A row of the paper without a configuration ("IN-22K"): the recipe is that of Dei
 normalisation the one of AugReg.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
@@ -12,7 +13,6 @@ from ..common.normalization import HALF
 from ..common.optim import decay_by_key
 from ..common.pretrained import AUGREG_BASE
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=AUGREG_BASE,

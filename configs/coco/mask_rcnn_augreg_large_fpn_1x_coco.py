@@ -4,6 +4,7 @@ Published: box AP 45.7, mask AP 41.5.
 A row of the paper without a configuration: the recipe is that of its 3x schedule.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.pyramid import vit_pyramid
@@ -11,7 +12,6 @@ from ..common.normalization import HALF
 from ..common.optim import layer_decay
 from ..common.pretrained import AUGREG_LARGE
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=AUGREG_LARGE,

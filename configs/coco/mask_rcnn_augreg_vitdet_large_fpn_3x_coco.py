@@ -5,6 +5,7 @@ A row of the paper without a configuration: a plain ViT whose blocks all have wi
 convolutions between them; the recipe is the plain ViT's.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.pyramid import vit_pyramid
@@ -12,7 +13,6 @@ from ..common.normalization import HALF
 from ..common.optim import layer_decay
 from ..common.pretrained import AUGREG_LARGE
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=AUGREG_LARGE,

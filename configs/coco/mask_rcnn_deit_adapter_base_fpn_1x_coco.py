@@ -3,13 +3,13 @@
 Published: box AP 47.0, mask AP 41.8.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import decay_by_key
 from ..common.pretrained import DEIT_BASE
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=DEIT_BASE,
@@ -21,5 +21,6 @@ model = mask_rcnn(detection_backbone("base", "deit_base_patch16_224"))
 
 optimizer = decay_by_key(lr=1e-4)
 train.max_iter = iterations(12)
+train.best_metric = "auto"
 lr_multiplier = steps(12, [8, 11], train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

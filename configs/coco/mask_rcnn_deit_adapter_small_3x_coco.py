@@ -3,13 +3,13 @@
 Published: box AP 48.2, mask AP 42.7.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn_without_fpn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import decay_by_key
 from ..common.pretrained import DEIT_SMALL
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=DEIT_SMALL,
@@ -22,6 +22,7 @@ model = mask_rcnn_without_fpn(detection_backbone("small", "deit_small_patch16_22
 
 optimizer = decay_by_key(lr=1e-4)
 train.max_iter = iterations(36)
+train.best_metric = "auto"
 lr_multiplier = steps(36, [27, 33], train.max_iter)
-train.amp.enabled = True
+train.amp = dict(enabled=True, dtype="float16")
 train.init_checkpoint = zoo["pretrained"]

@@ -3,13 +3,13 @@
 Published: box AP 41.1, mask AP 37.5.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import decay_by_key
 from ..common.pretrained import DEIT_TINY
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=DEIT_TINY,
@@ -22,5 +22,6 @@ model = mask_rcnn(detection_backbone("tiny", "deit_tiny_patch16_224"))
 
 optimizer = decay_by_key(lr=2e-4, weight_decay=0.01)
 train.max_iter = iterations(12)
+train.best_metric = "auto"
 lr_multiplier = steps(12, [8, 11], train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

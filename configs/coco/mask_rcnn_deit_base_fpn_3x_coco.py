@@ -3,13 +3,13 @@
 Published: box AP 45.8, mask AP 41.3.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.optim import decay_by_key
 from ..common.pretrained import DEIT_BASE
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=DEIT_BASE,
@@ -22,5 +22,6 @@ model = mask_rcnn(vit_pyramid("base", "deit_base_patch16_224", windowed=True, dr
 
 optimizer = decay_by_key(lr=1e-4)
 train.max_iter = iterations(36)
+train.best_metric = "auto"
 lr_multiplier = steps(36, [27, 33], train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

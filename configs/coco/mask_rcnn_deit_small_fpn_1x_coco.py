@@ -4,13 +4,13 @@ Published: box AP 40.2, mask AP 37.1.
 A row of the paper without a configuration: the recipe is that of its 3x schedule.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.optim import decay_by_key
 from ..common.pretrained import DEIT_SMALL
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=DEIT_SMALL,

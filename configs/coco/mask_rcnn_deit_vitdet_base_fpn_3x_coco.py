@@ -5,13 +5,13 @@ A row of the paper without a configuration: a plain ViT whose blocks all have wi
 convolutions between them; the recipe is the plain ViT's.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.optim import decay_by_key
 from ..common.pretrained import DEIT_BASE
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=DEIT_BASE,

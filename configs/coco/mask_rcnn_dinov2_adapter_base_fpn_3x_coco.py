@@ -3,13 +3,13 @@
 Published: box AP 54.1, mask AP 47.8.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import layer_decay
 from ..common.pretrained import DINOV2_BASE
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=DINOV2_BASE,

@@ -8,13 +8,13 @@ from detectron2.config import LazyCall as L
 
 from vitadapter_d2.data.renormalize import Renormalize
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.normalization import HALF
 from ..common.optim import layer_decay
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",

@@ -3,12 +3,12 @@
 Published: box AP 51.5, mask AP 45.6.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import layer_decay
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained="https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth",

@@ -4,13 +4,13 @@ Published: box AP 48.1, mask AP 43.2.
 A row of the tables without a configuration: the recipe is that of ViT-Adapter-B.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_lsj import dataloader, iterations, test
 from ..common.models.mask_rcnn import upgraded_mask_rcnn
 from ..common.models.pyramid import vit_pyramid
 from ..common.optim import decay_by_key
 from ..common.pretrained import MAE_BASE
 from ..common.schedules import cosine
-from ..common.train import train
 
 zoo = dict(
     pretrained=MAE_BASE,
@@ -30,7 +30,8 @@ model = upgraded_mask_rcnn(
 
 optimizer = decay_by_key(lr=1e-4)
 train.max_iter = iterations(25)
-lr_multiplier = cosine(train.max_iter, warmup_iters=2000, end_value=0.01)
-lr_multiplier.warmup_factor = 0.001
-train.amp.enabled = True
+lr_multiplier = cosine(
+    train.max_iter, warmup_iters=2000, end_value=0.01, warmup_factor=0.001, epochs=25
+)
+train.amp = dict(enabled=True, dtype="float16")
 train.init_checkpoint = zoo["pretrained"]

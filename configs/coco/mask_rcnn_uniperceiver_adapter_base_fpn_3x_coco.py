@@ -3,12 +3,12 @@
 Published: box AP 51.2, mask AP 45.3.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.mask_rcnn import mask_rcnn
 from ..common.models.vit_adapter import uniperceiver_detection_backbone
 from ..common.optim import layer_decay
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained="https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1/"
@@ -22,5 +22,6 @@ model = mask_rcnn(uniperceiver_detection_backbone("base", drop_path_rate=0.2))
 
 optimizer = layer_decay(lr=1e-4, rate=0.65, depth=12)
 train.max_iter = iterations(36)
+train.best_metric = "auto"
 lr_multiplier = steps(36, [27, 33], train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

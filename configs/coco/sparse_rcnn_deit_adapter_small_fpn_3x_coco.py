@@ -3,13 +3,13 @@
 Published: box AP 48.1.
 """
 
+from ..common.coco_train import train
 from ..common.data.coco_instance_ms import dataloader, iterations, test
 from ..common.models.sparse_rcnn import sparse_rcnn
 from ..common.models.vit_adapter import detection_backbone
 from ..common.optim import decay_by_key
 from ..common.pretrained import DEIT_SMALL
 from ..common.schedules import steps
-from ..common.train import train
 
 zoo = dict(
     pretrained=DEIT_SMALL,

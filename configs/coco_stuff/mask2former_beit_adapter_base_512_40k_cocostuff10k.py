@@ -11,8 +11,8 @@ from ..common.models.vit_adapter import beit_segmentation_backbone
 from ..common.optim import layer_decay
 from ..common.pretrained import BEIT_BASE
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import semantic_test
-from ..common.train import train
 
 CROP = 512
 
@@ -32,5 +32,6 @@ test = semantic_test((2048, 512), CROP, clamp_ms=True)
 
 optimizer = layer_decay(lr=3e-5, rate=0.95, depth=12, first_layer=MASK2FORMER_FIRST_LAYER)
 train.max_iter = 40_000
+train.eval_period = 4_000
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

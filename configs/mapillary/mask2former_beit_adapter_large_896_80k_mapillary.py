@@ -11,8 +11,8 @@ from ..common.models.vit_adapter import beit_segmentation_backbone
 from ..common.optim import layer_decay
 from ..common.pretrained import BEIT_LARGE
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import semantic_test
-from ..common.train import train
 
 CROP = 896
 
@@ -34,5 +34,6 @@ test = semantic_test((2048, 1024), CROP, stride=512)
 
 optimizer = layer_decay(lr=2e-5, rate=0.9, depth=24, first_layer=MASK2FORMER_FIRST_LAYER)
 train.max_iter = 80_000
+train.eval_period = 1_000
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

@@ -9,8 +9,8 @@ from ..common.models.vit_adapter import beit_segmentation_backbone
 from ..common.optim import layer_decay
 from ..common.pretrained import BEIT_LARGE
 from ..common.schedules import poly
+from ..common.semantic_train import train
 from ..common.testing import semantic_test
-from ..common.train import train
 
 CROP = 480
 
@@ -33,5 +33,6 @@ test = semantic_test((4096, 520), CROP, clamp_ms=True)
 
 optimizer = layer_decay(lr=2e-5, rate=0.9, depth=24)
 train.max_iter = 80_000
+train.eval_period = 8_000
 lr_multiplier = poly(train.max_iter)
 train.init_checkpoint = zoo["pretrained"]

@@ -1,6 +1,6 @@
 """The official key lists: all 77 beside the reference cases, or a committed one of each kind.
 
-``python tests/checkpoint/official_lists.py`` writes the committed ones anew; it needs
+``python tests/official_lists.py`` writes the committed ones anew; it needs
 ``VITADAPTER_REFERENCE``.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-COMMITTED = Path(__file__).parents[1] / "data" / "keys" / "official.json.gz"
+COMMITTED = Path(__file__).parent / "data" / "keys" / "official.json.gz"
 REPRESENTATIVE = (
     "seg__upernet_augreg_adapter_tiny_512_160k_ade20k",
     "seg__upernet_deit_adapter_light_base_512_160k_ade20k",
