@@ -17,6 +17,7 @@ from detectron2.modeling.roi_heads import (
 from vitadapter_d2.modeling.box_predictor import SoftNMSOutputLayers
 from vitadapter_d2.modeling.matcher import MaxIoUMatcher
 from vitadapter_d2.modeling.necks import ChannelMapper
+from vitadapter_d2.modeling.padded_rcnn import PaddedRCNN
 from vitadapter_d2.modeling.roi_pooler import PreciseROIPooler
 from vitadapter_d2.modeling.rpn import ValidAnchorRPN
 
@@ -110,12 +111,15 @@ def mask_rcnn_without_fpn(backbone, channels=256):
 
 
 def upgraded_mask_rcnn(backbone, channels=256, box_dim=1024):
-    """BatchNorm in neck and heads, a deeper RPN, convolutions in the box head.
+    """BatchNorm in neck and heads, a deeper RPN, convolutions in the box head; trained on squares.
 
     Reference: Li et al., Benchmarking Detection Transfer Learning with Vision Transformers,
     arXiv 2111.11429, Sec. 3.
     """
     model = mask_rcnn(backbone, channels=channels, box_dim=box_dim)
+    model._target_ = PaddedRCNN
+    model.train_side = 1024
+    model.proposal_generator.pad_multiple = None
     model.backbone.norm = "BN"
     model.proposal_generator.head.conv_dims = [-1, -1]
     model.roi_heads.box_head.conv_dims = [channels] * 4
