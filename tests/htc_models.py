@@ -7,9 +7,8 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
+from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 from detectron2.structures import BitMasks, Boxes, Instances
 
@@ -22,11 +21,14 @@ from vitadapter_d2.modeling.htc import (
     HTCROIHeads,
     HybridTaskCascade,
 )
+from vitadapter_d2.modeling.matcher import MaxIoUMatcher
+from vitadapter_d2.modeling.rpn import ValidAnchorRPN
 
 K, LABELS, CHANNELS = 3, 5, 16
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 WEIGHTS = (1.0, 0.5, 0.25)
+IOUS = (0.5, 0.6, 0.7)
 
 
 def make_backbone():
@@ -55,7 +57,7 @@ def make_roi_heads(test_topk_per_image=20):
         num_classes=K,
         batch_size_per_image=16,
         positive_fraction=0.25,
-        proposal_matchers=[Matcher([t], [0, 1]) for t in (0.5, 0.6, 0.7)],
+        proposal_matchers=[MaxIoUMatcher([t], [0, 1], t, objects_are_last=True) for t in IOUS],
         box_in_features=["p2", "p3", "p4", "p5"],
         box_pooler=pooler(7),
         box_heads=[FastRCNNConvFCHead(shape, conv_dims=[], fc_dims=[32]) for _ in STDS],
@@ -93,15 +95,16 @@ def make_roi_heads(test_topk_per_image=20):
 def make_model(**options):
     return HybridTaskCascade(
         backbone=make_backbone(),
-        proposal_generator=RPN(
+        proposal_generator=ValidAnchorRPN(
             in_features=["p2", "p3", "p4", "p5", "p6"],
             head=StandardRPNHead(in_channels=CHANNELS, num_anchors=1),
             anchor_generator=DefaultAnchorGenerator(
                 sizes=[[8], [16], [32], [48], [64]],
                 aspect_ratios=[1.0],
                 strides=[4, 8, 16, 32, 64],
+                offset=0.0,
             ),
-            anchor_matcher=Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True),
+            anchor_matcher=MaxIoUMatcher([0.3, 0.7], [0, -1, 1], min_low_quality_iou=0.3),
             box2box_transform=Box2BoxTransform((1.0, 1.0, 1.0, 1.0)),
             batch_size_per_image=32,
             positive_fraction=0.5,

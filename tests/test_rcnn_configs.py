@@ -9,6 +9,7 @@ from detectron2.config import instantiate
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 from detectron2.utils.events import EventStorage
 from PIL import Image
+from pycocotools import mask as mask_utils
 
 from vitadapter_d2 import model_zoo
 
@@ -31,13 +32,14 @@ def training_mapper(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (160, 240, 3), dtype=np.uint8)
     file_name = tmp_path / "image.png"
     Image.fromarray(image).save(file_name)
-    annotation = dict(
-        bbox=[20, 10, 180, 140], bbox_mode=BoxMode.XYXY_ABS, category_id=3, segmentation=TRIANGLE
-    )
+    annotation = dict(bbox=[20, 10, 180, 140], bbox_mode=BoxMode.XYXY_ABS, category_id=3)
 
-    def mapper_of(name):
-        mapper = instantiate(config(name).dataloader.train.mapper)
-        record = dict(file_name=str(file_name), height=160, width=240, annotations=[annotation])
+    def mapper_of(name, segmentation=TRIANGLE, **options):
+        cfg = config(name).dataloader.train.mapper
+        cfg.update(options)
+        mapper = instantiate(cfg)
+        annotations = [annotation | dict(segmentation=segmentation)]
+        record = dict(file_name=str(file_name), height=160, width=240, annotations=annotations)
         return lambda: mapper(copy.deepcopy(record))
 
     return mapper_of
@@ -60,18 +62,46 @@ def test_multi_scale_training_resizes_to_the_published_sides(training_mapper):
             assert (instances.gt_boxes.tensor <= torch.tensor([width, height] * 2)).all()
 
 
-def test_large_scale_jitter_gives_squares_whose_padding_is_the_mean(training_mapper):
+JITTERED = "mask_rcnn_mae_adapter_base_lsj_fpn_25ep_coco"
+
+
+def test_large_scale_jitter_cuts_to_1024_and_boxes_to_what_is_left(training_mapper):
     np.random.seed(0)
-    name = "mask_rcnn_mae_adapter_base_lsj_fpn_25ep_coco"
-    draw, mean = training_mapper(name), torch.tensor(config(name).model.pixel_mean)
+    draw = training_mapper(JITTERED)
     outputs = [draw() for _ in range(8)]
-    assert {tuple(output["image"].shape) for output in outputs} == {(3, 1024, 1024)}
-    corners = torch.stack([output["image"][:, -1, -1].float() for output in outputs])
-    is_padded = (corners - mean).abs().amax(dim=1) <= 0.5
-    assert is_padded.any()
-    tight = [o["instances"].gt_masks.get_bounding_boxes().tensor for o in outputs]
-    for output, boxes in zip(outputs, tight, strict=True):
-        torch.testing.assert_close(output["instances"].gt_boxes.tensor, boxes)
+    sizes = [tuple(output["image"].shape[1:]) for output in outputs]
+    assert max(map(max, sizes)) == 1024 and min(map(min, sizes)) < 512
+    for output, size in zip(outputs, sizes, strict=True):
+        assert output["instances"].image_size == size  # proposals are clipped to it
+        tight = output["instances"].gt_masks.get_bounding_boxes().tensor
+        torch.testing.assert_close(output["instances"].gt_boxes.tensor, tight)
+
+
+def test_large_scale_jitter_of_run_length_masks_gives_the_boxes_of_polygons(training_mapper):
+    (encoded,) = mask_utils.frPyObjects(TRIANGLE, 160, 240)
+    jitters = [
+        training_mapper(JITTERED),
+        training_mapper(JITTERED, segmentation=encoded, instance_mask_format="bitmask"),
+    ]
+    for seed in range(6):
+        boxes = []
+        for draw in jitters:
+            np.random.seed(seed)
+            boxes.append(draw()["instances"].gt_boxes.tensor)
+        torch.testing.assert_close(*boxes, atol=8, rtol=0)  # a pixel, enlarged
+
+
+def test_large_scale_jitter_trains_on_squares_whose_padding_is_no_part_of_the_image():
+    model = instantiate(tiny_detector(JITTERED)).train()
+    image = torch.randint(0, 256, (3, 40, 70), dtype=torch.uint8)
+    images = model.preprocess_image([dict(image=image)])
+    assert images.tensor.shape == (1, 3, 1024, 1024)
+    assert [tuple(size) for size in images.image_sizes] == [(40, 70)]
+    padding = images.tensor.clone()
+    padding[..., :40, :70] = 0
+    assert not padding.any() and images.tensor[..., :40, :70].all()
+    assert model.proposal_generator.pad_multiple is None
+    assert model.eval().preprocess_image([dict(image=image)]).tensor.shape == (1, 3, 64, 96)
 
 
 def test_the_largest_dinov2_is_trained_with_another_normalisation(training_mapper):
@@ -100,17 +130,21 @@ def test_stages_of_a_cascade_have_their_own_weights():
     assert heads.box_predictor[0].bbox_pred.out_features == 4 * 80
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["mask_rcnn_deit_adapter_small_3x_coco", "mask_rcnn_mae_adapter_base_lsj_fpn_25ep_coco"],
-)
-def test_other_necks_and_heads_train_and_detect(name):
+def tiny_detector(name):
     cfg = config(name).model
     tiny = model_zoo.get_config("shapes/mask_rcnn_vit_adapter_shapes").model
     cfg.backbone.bottom_up = tiny.backbone.bottom_up
     cfg.roi_heads.batch_size_per_image = 8
     cfg.roi_heads.box_predictor.test_topk_per_image = 5
     cfg.proposal_generator.post_nms_topk = (20, 20)
+    return cfg
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_deit_adapter_small_3x_coco", JITTERED])
+def test_other_necks_and_heads_train_and_detect(name):
+    cfg = tiny_detector(name)
+    if name == JITTERED:
+        cfg.train_side = 128
     model = instantiate(cfg).train()
     instances = Instances((64, 96), gt_boxes=Boxes(torch.tensor([[8.0, 8, 60, 50]])))
     instances.gt_classes = torch.tensor([5])

@@ -79,7 +79,8 @@ def test_models_without_give_boxes_at_the_output_size(name, merge):
     assert not found.has("pred_masks")
     assert (found.scores.diff() <= 0).all()
     boxes = found.pred_boxes.tensor
-    assert (boxes >= 0).all() and (boxes <= torch.tensor([128, 100, 128, 100])).all()
+    if name != "sparse_rcnn":  # which does not clip them
+        assert (boxes >= 0).all() and (boxes <= torch.tensor([128, 100, 128, 100])).all()
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "cascade_mask_rcnn"])

@@ -3,7 +3,6 @@
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.roi_heads import (
     FastRCNNConvFCHead,
     FastRCNNOutputLayers,
@@ -12,16 +11,12 @@ from detectron2.modeling.roi_heads import (
 
 from vitadapter_d2.modeling.cascade import CascadeMaskROIHeads
 
-from .mask_rcnn import mask_rcnn
+from .mask_rcnn import mask_rcnn, proposal_matcher
 
 IOUS = (0.5, 0.6, 0.7)
 # Standard deviations of mmdetection's box targets; Detectron2's weights are their inverses.
 DEVIATIONS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 LOSS_WEIGHTS = (1.0, 0.5, 0.25)
-
-
-def _matcher(iou):
-    return L(Matcher)(thresholds=[iou], labels=[0, 1], allow_low_quality_matches=False)
 
 
 def _box_head(channels, box_dim):
@@ -63,7 +58,7 @@ def cascade_mask_rcnn(backbone, num_classes=80, channels=256, box_dim=1024):
         num_classes=num_classes,
         batch_size_per_image=single.batch_size_per_image,
         positive_fraction=single.positive_fraction,
-        proposal_matchers=[_matcher(iou) for iou in IOUS],
+        proposal_matchers=[proposal_matcher(iou, claims=False) for iou in IOUS],
         box_in_features=single.box_in_features,
         box_pooler=single.box_pooler,
         box_heads=[_box_head(channels, box_dim) for _ in IOUS],

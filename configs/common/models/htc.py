@@ -17,8 +17,8 @@ from vitadapter_d2.modeling.htc import (
 )
 from vitadapter_d2.modeling.roi_pooler import PreciseROIPooler
 
-from .cascade import DEVIATIONS, LOSS_WEIGHTS, cascade_mask_rcnn
-from .mask_rcnn import LEVELS
+from .cascade import DEVIATIONS, IOUS, LOSS_WEIGHTS, cascade_mask_rcnn
+from .mask_rcnn import LEVELS, proposal_matcher
 
 
 def _box_head(channels, box_dim, num_convs):
@@ -80,6 +80,7 @@ def htc(
     )
     heads = model.roi_heads
     heads._target_ = HTCROIHeads
+    heads.proposal_matchers = [proposal_matcher(iou, claims=True) for iou in IOUS]
     heads.box_heads = [_box_head(channels, box_dim, num_convs) for _ in LOSS_WEIGHTS]
     heads.box_predictors = [
         _box_predictor(box_dim, deviations, weight, max_boxes)

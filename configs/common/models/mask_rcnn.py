@@ -1,8 +1,4 @@
-"""Mask R-CNN, all parts but the neck without FPN Detectron2's, as mmdetection builds it.
-
-One departure from mmdetection: an object whose best anchor overlaps it by less than 0.3 claims it
-nevertheless, as in Detectron2.
-"""
+"""Mask R-CNN of Detectron2's parts, assigned and pooled as mmdetection does."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
@@ -10,8 +6,7 @@ from detectron2.modeling import FPN, GeneralizedRCNN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
+from detectron2.modeling.proposal_generator import StandardRPNHead
 from detectron2.modeling.roi_heads import (
     FastRCNNConvFCHead,
     FastRCNNOutputLayers,
@@ -20,8 +15,11 @@ from detectron2.modeling.roi_heads import (
 )
 
 from vitadapter_d2.modeling.box_predictor import SoftNMSOutputLayers
+from vitadapter_d2.modeling.matcher import MaxIoUMatcher
 from vitadapter_d2.modeling.necks import ChannelMapper
+from vitadapter_d2.modeling.padded_rcnn import PaddedRCNN
 from vitadapter_d2.modeling.roi_pooler import PreciseROIPooler
+from vitadapter_d2.modeling.rpn import ValidAnchorRPN
 
 from ..normalization import IMAGENET_MEAN, IMAGENET_STD
 
@@ -37,6 +35,16 @@ def _pooler(size):
     )
 
 
+def proposal_matcher(iou, claims):
+    """Objects from this overlap on; with ``claims`` also its best proposal belongs to an object."""
+    return L(MaxIoUMatcher)(
+        thresholds=[iou],
+        labels=[0, 1],
+        min_low_quality_iou=iou if claims else None,
+        objects_are_last=True,
+    )
+
+
 def mask_rcnn(backbone, num_classes=80, channels=256, box_dim=1024):
     return L(GeneralizedRCNN)(
         backbone=L(FPN)(
@@ -45,7 +53,7 @@ def mask_rcnn(backbone, num_classes=80, channels=256, box_dim=1024):
             out_channels=channels,
             top_block=L(LastLevelMaxPool)(),
         ),
-        proposal_generator=L(RPN)(
+        proposal_generator=L(ValidAnchorRPN)(
             in_features=["p2", "p3", "p4", "p5", "p6"],
             head=L(StandardRPNHead)(in_channels=channels, num_anchors=3),
             anchor_generator=L(DefaultAnchorGenerator)(
@@ -54,8 +62,8 @@ def mask_rcnn(backbone, num_classes=80, channels=256, box_dim=1024):
                 strides=[4, 8, 16, 32, 64],
                 offset=0.0,
             ),
-            anchor_matcher=L(Matcher)(
-                thresholds=[0.3, 0.7], labels=[0, -1, 1], allow_low_quality_matches=True
+            anchor_matcher=L(MaxIoUMatcher)(
+                thresholds=[0.3, 0.7], labels=[0, -1, 1], min_low_quality_iou=0.3
             ),
             box2box_transform=L(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0]),
             batch_size_per_image=256,
@@ -68,9 +76,7 @@ def mask_rcnn(backbone, num_classes=80, channels=256, box_dim=1024):
             num_classes=num_classes,
             batch_size_per_image=512,
             positive_fraction=0.25,
-            proposal_matcher=L(Matcher)(
-                thresholds=[0.5], labels=[0, 1], allow_low_quality_matches=False
-            ),
+            proposal_matcher=proposal_matcher(0.5, claims=True),
             box_in_features=["p2", "p3", "p4", "p5"],
             box_pooler=_pooler(7),
             box_head=L(FastRCNNConvFCHead)(
@@ -105,12 +111,15 @@ def mask_rcnn_without_fpn(backbone, channels=256):
 
 
 def upgraded_mask_rcnn(backbone, channels=256, box_dim=1024):
-    """BatchNorm in neck and heads, a deeper RPN, convolutions in the box head.
+    """BatchNorm in neck and heads, a deeper RPN, convolutions in the box head; trained on squares.
 
     Reference: Li et al., Benchmarking Detection Transfer Learning with Vision Transformers,
     arXiv 2111.11429, Sec. 3.
     """
     model = mask_rcnn(backbone, channels=channels, box_dim=box_dim)
+    model._target_ = PaddedRCNN
+    model.train_side = 1024
+    model.proposal_generator.pad_multiple = None
     model.backbone.norm = "BN"
     model.proposal_generator.head.conv_dims = [-1, -1]
     model.roi_heads.box_head.conv_dims = [channels] * 4

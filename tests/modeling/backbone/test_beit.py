@@ -129,6 +129,25 @@ def test_kept_biases_follow_a_parameter_that_is_replaced():
         torch.testing.assert_close(expected, fresh.run(tokens, grid, 0, 3))
 
 
+def test_a_thread_gets_its_own_bias_whenever_another_asks_in_between():
+    attn = plain_vit(tiny_beit()).eval().blocks[0].attn
+
+    class Interrupted(tuple):
+        """A grid during whose comparison the other thread's call runs."""
+
+        __hash__ = tuple.__hash__
+
+        def __eq__(self, other):
+            attn.bias((3, 2), 1, torch.float32)
+            return tuple.__eq__(self, other)
+
+    with torch.no_grad():
+        expected = attn.bias((6, 6), 1, torch.float32)
+        interrupted = attn.bias(Interrupted((6, 6)), 1, torch.float32)
+    assert interrupted.shape == expected.shape
+    torch.testing.assert_close(interrupted, expected)
+
+
 def test_a_trunk_that_is_built_without_versions_runs():
     with torch.inference_mode():
         trunk = plain_vit(tiny_beit()).eval()

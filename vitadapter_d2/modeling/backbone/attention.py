@@ -155,18 +155,20 @@ class LearnedBiasAttention(SelfAttention):
             return self.make_bias(grid, num_prefix_tokens).to(dtype)
         versions = tuple((source.device, source._version) for source in sources)
         key = (grid, num_prefix_tokens, dtype, versions)
+        # Read once: between two reads another thread may put its own image's bias there.
+        cached = self._cached
         # Versions alone do not tell one parameter from another that took its place.
         if (
-            self._cached is None
-            or self._cached[0] != key
-            or any(old is not new for old, new in zip(self._cached[1], sources, strict=True))
+            cached is not None
+            and cached[0] == key
+            and all(old is new for old, new in zip(cached[1], sources, strict=True))
         ):
-            self._cached = None
-            bias = self.make_bias(grid, num_prefix_tokens).to(dtype)
-            if bias.numel() > self.kept_elements:
-                return bias
+            return cached[2]
+        self._cached = cached = None  # before a new one is made, so that two are never held
+        bias = self.make_bias(grid, num_prefix_tokens).to(dtype)
+        if bias.numel() <= self.kept_elements:
             self._cached = key, sources, bias
-        return self._cached[2]
+        return bias
 
     def train(self, mode: bool = True) -> "LearnedBiasAttention":
         """See ``nn.Module.train``; a change through ``.data`` has no version, so start anew."""

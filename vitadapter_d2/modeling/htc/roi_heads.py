@@ -26,9 +26,7 @@ class HTCROIHeads(CascadeMaskROIHeads):
     this stage has refined, sampled anew, and builds on the features of the mask heads before; the
     context of the semantic branch is added to all region features.
 
-    Reference: Hybrid Task Cascade, Sec. 3, arXiv 1901.07518. Departure from mmdetection, with which
-    the released weights were trained: a proposal belongs to the object that it overlaps most, even
-    where it is the best of another.
+    Reference: Hybrid Task Cascade, Sec. 3, arXiv 1901.07518.
 
     Args:
         semantic_in_features: levels that the semantic branch fuses, finest first.

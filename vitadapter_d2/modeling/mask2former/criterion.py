@@ -18,7 +18,9 @@ class SetCriterion(nn.Module):
     """Matches queries to targets and compares classes and, at few points, masks.
 
     Reference: Mask2Former, Sec. 3.2.3 and 3.3, arXiv 2112.01527. All outputs are handled in one
-    pass; the result is that of a loop over them.
+    pass; the result is that of a loop over them. The official ViT-Adapter divides mask losses by
+    the number of matched queries rather than of targets: the same unless an image has more targets
+    than there are queries.
 
     Args:
         num_classes: classes K, without "no object".

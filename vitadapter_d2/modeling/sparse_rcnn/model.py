@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from detectron2.modeling import Backbone
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
@@ -20,8 +19,8 @@ class SparseRCNN(ImageModel):
     """Object detection by learned proposals, without anchors and non-maximum suppression.
 
     Reference: Sparse R-CNN, Sec. 3.1, arXiv 2011.12450, as ViT-Adapter uses it. Weight names are
-    those of PeizeSun/SparseR-CNN (MIT licence). Departure from the code of the released weights:
-    detections are clipped to the image and empty ones dropped, as Detectron2 does everywhere.
+    those of PeizeSun/SparseR-CNN (MIT licence). As in the code of the released weights, boxes may
+    reach beyond the image: Detectron2's other models clip them.
 
     Args:
         backbone: gives the levels of a pyramid.
@@ -123,9 +122,10 @@ class SparseRCNN(ImageModel):
             images.image_sizes,
             strict=True,
         ):
-            instances = best_detections(logits, boxes, tuple(image_size), self.test_topk_per_image)
-            height, width = item.get("height", image_size[0]), item.get("width", image_size[1])
-            outputs.append({"instances": detector_postprocess(instances, height, width)})
+            size = item.get("height", image_size[0]), item.get("width", image_size[1])
+            found = best_detections(logits, boxes, size, self.test_topk_per_image)
+            found.pred_boxes.scale(size[1] / image_size[1], size[0] / image_size[0])
+            outputs.append({"instances": found})
         return outputs
 
 
@@ -137,7 +137,7 @@ def best_detections(
     Args:
         logits: ``(Q, K)`` float.
         boxes: ``(Q, 4)`` float32, xyxy in pixels.
-        image_size: height and width.
+        image_size: height and width of the output.
         topk: number of detections, if there are so many pairs.
 
     Returns:

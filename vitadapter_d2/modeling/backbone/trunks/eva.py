@@ -50,7 +50,11 @@ class TimmEva(TimmTrunk):
             antialias_positions=antialias_positions,
             recompute_blocks=recompute_blocks,
         )
-        self.rope: Any = model.rope
+        rope: Any = model.rope
+        if hasattr(rope, "_use_cached_embed"):
+            # The table that a model made for one size keeps would be shared by all threads.
+            rope._use_cached_embed = False
+        self.rope = rope
         # Frequencies of their own for every block.
         self.rope_is_mixed = getattr(model, "rope_mixed", False)
         self._augmented_rope: Tensor | None = None
@@ -85,7 +89,7 @@ class TimmEva(TimmTrunk):
         return get_mixed_freqs(frequencies, *places)
 
     def _rotary_table(self, grid: Grid) -> Tensor:
-        # A model made for one size keeps its table; others compute one for the shape.
+        # Before timm 1.0.31 a model made for one size has nothing but its table.
         if hasattr(self.rope, "update_feat_shape"):
             self.rope.update_feat_shape(list(grid))
         return self.rope.get_embed(shape=list(grid))
