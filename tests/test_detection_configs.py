@@ -3,6 +3,7 @@
 ``batch`` is over all GPUs of the published run, 16 where their number is unknown.
 """
 
+import math
 from functools import cache
 
 import config_recipes as ours
@@ -44,10 +45,12 @@ def test_the_schedule_is_the_official_one(name):
     assert batch == recipe["batch"]
     epochs = recipe["epochs"]
     assert train.max_iter == (recipe["iterations"] or epochs * IMAGES // batch)
-    period = (
-        recipe["evaluation"] if recipe["iterations"] else recipe["evaluation"] * IMAGES // batch
-    )
-    assert train.eval_period == period
+    if recipe["iterations"]:
+        assert train.eval_period == recipe["evaluation"]
+    else:  # the last of them is the one at the end
+        evaluations = math.ceil(train.max_iter / train.eval_period)
+        assert evaluations == epochs // recipe["evaluation"]
+        assert (evaluations - 1) * train.eval_period < train.max_iter - IMAGES // batch // 2
     assert (train.best_metric or None) == recipe["best"]
     scheduler = cfg.lr_multiplier.scheduler
     if recipe["steps"] is None:

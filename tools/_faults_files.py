@@ -70,6 +70,26 @@ def truncated_png_skipped(scene: Scene) -> None:
     _skips(scene, rf"skipped a sample, 1 so far: unreadable label map {_shown(path)}")
 
 
+def missing_test_image(scene: Scene) -> None:
+    """It is known before the training starts."""
+    path = _test_image(scene)
+    scene.account.done = f"the evaluated `{path.name}` was moved away"
+    path.unlink()
+    scene.ends(scene.start(), 1, rf"lacks .*{_shown(path)}")
+    scene.account.go_on.append("get the file, and start; no iteration was done")
+
+
+def truncated_test_image(scene: Scene) -> None:
+    """It is met in the evaluation, behind the last checkpoint."""
+    path = _test_image(scene)
+    scene.account.done = f"the second half of the evaluated `{path.name}` was cut off"
+    _stops(scene, path, lambda: _halve(path), rf"damaged image {_shown(path)}")
+
+
+def _test_image(scene: Scene) -> Path:
+    return next(scene.data.glob("images/val/*.jpg"))
+
+
 def _image(scene: Scene) -> Path:
     return scene.data / "images" / "train" / f"{_late_image()}.jpg"
 

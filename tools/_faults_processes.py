@@ -136,11 +136,10 @@ def not_a_number(scene: Scene) -> None:
     """The training diverges."""
     newest = f"model_{PERIOD - 1:07d}.pth"
     scene.account.done = (
-        f"the run was resumed from {newest} with a learning rate of 1e30 "
-        "(`lr_multiplier.scheduler.start_value`)"
+        f"the run was resumed from {newest} with a learning rate of 1e30 (`optimizer.lr`)"
     )
     scene.finished_run(newest)
-    run = scene.start("lr_multiplier.scheduler.start_value=1e30", resume=True)
+    run = scene.start("optimizer.lr=1e30", resume=True)
     scene.ends(run, 1, r"at iteration \d+ .*(nan|inf).*images: datasets/.*newest checkpoint")
     kept = _noted(scene)
     scene.account.check(kept == newest, f"the last checkpoint is {kept}")
@@ -192,6 +191,25 @@ def rank_restarted(scene: Scene) -> None:
     scene.account.go_on.append("nothing to do")
     scene.account.check(starts == 2, "it should have been started twice")
     scene.ends_as_undisturbed(processes=2)
+
+
+def asked_to_stop(scene: Scene) -> None:
+    """By a scheduler."""
+    _asked_to_stop(scene, 1)
+
+
+def two_asked_to_stop(scene: Scene) -> None:
+    """Through the process that has started them."""
+    _asked_to_stop(scene, 2)
+
+
+def _asked_to_stop(scene: Scene, processes: int) -> None:
+    scene.account.done = "SIGTERM to the process that was started"
+    run = scene.start(processes=processes)
+    run.wait_for(PERIOD - 1)
+    os.kill(run.process.pid, signal.SIGTERM)
+    scene.ends(run, 128 + signal.SIGTERM, "stopped after .* iterations; --resume continues there")
+    scene.resumes(processes=processes)
 
 
 def interrupted(scene: Scene) -> None:

@@ -59,6 +59,10 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "missing_weights": ("weight file missing", files.missing_weights),
     "other_weights": ("weight file of another model", files.other_weights),
     "web_page_for_weights": ("weight file is none", files.web_page_for_weights),
+    "missing_test_image": ("image of the evaluation missing", files.missing_test_image),
+    "truncated_test_image": ("image of the evaluation truncated", files.truncated_test_image),
+    "asked_to_stop": ("SIGTERM", processes.asked_to_stop),
+    "two_asked_to_stop": ("SIGTERM, two processes", processes.two_asked_to_stop),
     "interrupted": ("Ctrl-C", processes.interrupted),
     "two_interrupted": ("Ctrl-C, two processes", processes.two_interrupted),
 }

@@ -30,7 +30,7 @@ from vitadapter_d2.engine.own.data import add_own_data_flags, check_weights_for,
 from vitadapter_d2.engine.train import do_train
 from vitadapter_d2.engine.training.distributed import leave_process_group
 from vitadapter_d2.engine.training.ema import uses_averages
-from vitadapter_d2.engine.training.saving import NOTE
+from vitadapter_d2.engine.training.saving import NOTE, set_aside
 from vitadapter_d2.engine.weights import load_trained, trained_weights
 
 
@@ -49,6 +49,8 @@ def read(args: Namespace) -> DictConfig:
 def setup(args: Namespace) -> DictConfig:
     """Reads the config, starts the loggers, seeds."""
     cfg = read(args)
+    if comm.is_main_process() and not (args.eval_only or args.resume):
+        set_aside(Path(cfg.train.output_dir), ["config.yaml", "log.txt"])  # before they are written
     cfg.train.source = {"config_file": args.config_file, "command": sys.argv}  # for summary.md
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="vitadapter_d2")
     default_setup(cfg, args)

@@ -3,4 +3,4 @@
 from .data.coco_instance import iterations
 from .train import train
 
-train.eval_period = iterations(1)
+train.eval_period = iterations(1) + 1  # rounded up: the last epoch's is the final evaluation

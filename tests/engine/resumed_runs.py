@@ -173,6 +173,19 @@ def ask_to_stop(argument):
     _after_forward(call, lambda losses: os.kill(os.getpid(), signal.Signals[name]))
 
 
+def ask_group_to_stop(argument):
+    """The same to the data loaders too."""
+    os.setpgid(0, 0)
+    name, call = argument.split()
+    _after_forward(call, lambda losses: os.killpg(os.getpgid(0), signal.Signals[name]))
+
+
+def ask_to_stop_on_a_full_disk(argument):
+    """No file of a checkpoint's size can be written."""
+    limit_files(1_000_000)
+    ask_to_stop(argument)
+
+
 def _after_forward(call, act):
     from vitadapter_d2.modeling.mask2former import Mask2Former
 

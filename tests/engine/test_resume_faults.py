@@ -51,7 +51,18 @@ def test_a_resumed_run_keeps_the_seed_that_it_drew(data, tmp_path):
     other = tmp_path / "other" / "output"
     # All but the last iteration has another schedule.
     assert Run(other, data, f"train.seed={drawn}", "train.max_iter=3").end() == [0]
-    assert metrics(output)[:3] == metrics(other)[:3]
+    assert trained(output)[:3] == trained(other)
+    evaluated = {name: value for name, value in metrics(other)[3].items() if "/" in name}
+    assert evaluated.items() <= metrics(output)[2].items()  # where the first run ended
+    assert "train.max_iter is 4 now, until here the run had 3." in run.told()
+
+
+def trained(output):
+    return [
+        {name: value for name, value in line.items() if "/" not in name}
+        for line in metrics(output)
+        if "total_loss" in line
+    ]
 
 
 def test_a_loss_that_is_no_number_ends_all_processes_and_names_the_batch(data, tmp_path):

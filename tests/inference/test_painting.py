@@ -147,3 +147,11 @@ def test_things_keep_the_tone_of_their_class():
 def test_stuff_without_a_color_gets_one():
     assert stuff_color(COLORED, 0) == (1, 2, 3)
     assert stuff_color(PLAIN, 0) != stuff_color(PLAIN, 1) == stuff_color(COLORED, 1)
+
+
+def test_a_box_beyond_the_edge_is_closed_there():
+    canvas, inside = painting(), painting()
+    canvas.box((-40.0, 10.0, 200.0, 300.0), RED, "")
+    inside.box((0.0, 10.0, 120.0, 80.0), RED, "")
+    np.testing.assert_array_equal(canvas.finish(), inside.finish())
+    assert tuple(canvas.pixels[40, 0]) == RED

@@ -27,6 +27,11 @@ def test_smaller_images_are_padded_to_the_side_and_larger_ones_stay(train_side, 
     assert images.tensor.sum() == 3 * (40 * 70 + 33 * 96)
 
 
+def test_images_are_padded_no_further_in_evaluation():
+    images = make_model(128).eval().preprocess_image([{"image": torch.ones(3, 40, 70)}])
+    assert images.tensor.shape == (1, 3, 64, 96)
+
+
 def test_a_side_of_nothing_is_refused():
     with pytest.raises(ValueError, match="train_side must be at least 1, got 0"):
         make_model(0)

@@ -68,3 +68,10 @@ def test_by_epoch_the_rate_changes_where_an_epoch_begins(epochs):
 def test_epochs_are_at_least_one():
     with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
         ByEpoch(LinearParamScheduler(1.0, 0.0), 0)
+
+
+@pytest.mark.parametrize("options", [{"warmup_factor": -0.1}, {"warmup_length": 1.5}])
+def test_a_warm_up_that_never_ends_is_refused(options):
+    values = {"warmup_factor": 0.1, "warmup_length": 0.1, **options}
+    with pytest.raises(ValueError, match=r"warmup_\w+ must be in \[0, 1\], got"):
+        LinearWarmup(LinearParamScheduler(1.0, 0.0), **values)

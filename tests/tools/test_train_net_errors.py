@@ -4,13 +4,15 @@ import os
 import runpy
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
+from vitadapter_d2.engine.config.loading import load_config
 from vitadapter_d2.engine.errors import ConfigError
-from vitadapter_d2.engine.launching.preflight import check_weights
+from vitadapter_d2.engine.launching.preflight import check_run, check_weights
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "shapes/mask2former_vit_adapter_quickstart"
@@ -90,11 +92,15 @@ def test_what_is_wrong_is_said_before_anything_is_built(told, overrides, flags, 
     assert sentence in told(*overrides, flags=flags)
 
 
-def test_a_resume_that_would_start_anew_beside_an_older_run_is_refused(told, tmp_path):
+def test_a_resume_that_starts_anew_beside_an_older_run_says_so(tmp_path):
+    cfg = load_config(CONFIG, [f"train.output_dir={tmp_path}", "train.device=cpu"])
+    flags = Namespace(opts=[], resume=True, eval_only=False)
+    (remark,) = check_run(cfg, flags, 1, 1)
+    assert remark == f"--resume: no checkpoint in {tmp_path} yet, starting from nothing"
     (tmp_path / "earlier_2").mkdir()
     (tmp_path / "earlier_2" / "last_checkpoint").write_text("model_final.pth")
-    text = told(f"train.output_dir={tmp_path}", flags=["--resume"])
-    assert f"train.output_dir={tmp_path / 'earlier_2'} continues it" in text
+    (remark,) = check_run(cfg, flags, 1, 1)
+    assert remark.endswith(f"train.output_dir={tmp_path / 'earlier_2'} continues it")
 
 
 def test_gpus_that_are_not_there_are_not_replaced_by_the_cpu_without_a_word(told, monkeypatch):

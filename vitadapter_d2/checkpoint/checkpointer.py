@@ -1,7 +1,5 @@
 """Saving and loading checkpoints, safely."""
 
-import re
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,13 +16,13 @@ from vitadapter_d2.checkpoint.conversion import OWN, convert_checkpoint, kind_fo
 from vitadapter_d2.checkpoint.fetching import local_path
 from vitadapter_d2.checkpoint.reading import CheckpointError, read_file, state_dict_of
 from vitadapter_d2.checkpoint.report import Report, some
+from vitadapter_d2.checkpoint.runs import check_sums, newest_first
 from vitadapter_d2.checkpoint.sharded import gathered, is_sharded, whole
 from vitadapter_d2.checkpoint.transfer import adapter_places, move_adapter
 from vitadapter_d2.files import replacing
 
 # In a file: it holds what was trained, and buffers; the checksum of what it lacks.
 _FLAG = "trained_only"
-_OF_A_RUN = re.compile(r"model_(\d{7,}|final)\.pth")
 
 
 def _bare(model: nn.Module) -> nn.Module:
@@ -43,25 +41,6 @@ def write_errors() -> Iterator[None]:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
-
-
-def _check_sums(path: Path) -> None:
-    """Raises CheckpointError if a checkpoint is not what was written; torch does not ask."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise CheckpointError(f"{path} is damaged or incomplete ({error})") from error
-    if damaged is not None:
-        raise CheckpointError(f"{path} is damaged (wrong checksum of {damaged})")
-
-
-def _iteration(file: Path) -> float:
-    """For sorting; the final checkpoint is the newest of all."""
-    number = file.stem.rpartition("_")[2]
-    return int(number) if number.isdigit() else float("inf")
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -225,9 +204,9 @@ class Checkpointer(DetectionCheckpointer):
         if not (resume and self.has_checkpoint()):
             return self.load_whole(path, checkpointables=[])
         problems: list[str] = []
-        for file in self._newest_first():
+        for file in newest_first(Path(self.get_checkpoint_file())):
             try:
-                _check_sums(file)
+                check_sums(file)
                 extra = self.load_whole(str(file), path)
             except (CheckpointError, FileNotFoundError) as error:
                 problems.append(str(error))
@@ -236,16 +215,6 @@ class Checkpointer(DetectionCheckpointer):
                 self.logger.warning("Resuming from %s: %s", file, "; ".join(problems))
             return extra
         raise CheckpointError(f"no checkpoint to resume from: {'; '.join(problems)}")
-
-    def _newest_first(self) -> list[Path]:
-        """The noted checkpoint, then the run's others by their iterations."""
-        noted = Path(self.get_checkpoint_file())
-        others = [
-            file
-            for file in Path(self.save_dir).glob("*.pth")
-            if file != noted and _OF_A_RUN.fullmatch(file.name)
-        ]
-        return [noted, *sorted(others, key=_iteration, reverse=True)]
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_file(Path(filename))

@@ -160,7 +160,7 @@ def _check_room(folder: str, member: zipfile.ZipInfo, title: str) -> None:
 
 
 def _read_torch(path: Path, trust: bool, title: str) -> Any:
-    with _harmless_allowed():
+    with harmless_allowed():
         try:
             return torch.load(path, map_location="cpu", weights_only=not trust)
         except pickle.UnpicklingError as error:
@@ -175,7 +175,7 @@ def _read_torch(path: Path, trust: bool, title: str) -> Any:
 
 
 @contextmanager
-def _harmless_allowed() -> Iterator[None]:
+def harmless_allowed() -> Iterator[None]:
     """Torch has one list for the whole process: threads take turns, and the user's entries stay."""
     with _READING:
         before = torch.serialization.get_safe_globals()

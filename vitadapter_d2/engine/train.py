@@ -138,13 +138,14 @@ def _seed(cfg: DictConfig) -> int:
 
 def _start(cfg: DictConfig, trainer: Trainer, checkpointer: Checkpointer, resume: bool) -> int:
     """Loads what there is to load; returns the first iteration to run."""
-    output, aside = Path(cfg.train.output_dir), None
+    output = Path(cfg.train.output_dir)
     if comm.is_main_process():
         remove_partial_files(output)
-        aside = None if resume else set_aside(output)
-    aside = comm.all_gather(aside)[0]
+        if not resume:
+            set_aside(output)
+    comm.synchronize()
     trainer.iter = -1  # none is done
-    checkpointer.resume_or_load(moved(cfg.train.init_checkpoint, output, aside), resume=resume)
+    checkpointer.resume_or_load(moved(cfg.train.init_checkpoint, output), resume=resume)
     start_iter = trainer.iter + 1
     if len(found := set(comm.all_gather(start_iter))) > 1:
         raise RuntimeError(f"the processes found checkpoints of different iterations, {found}")
@@ -177,22 +178,23 @@ def _hooks(
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
     ]
-    if not comm.is_main_process():
-        takes_part = is_sharded(checkpointer.model)
-        saving = [PeriodicCheckpointer(checkpointer, train.checkpointer.period)]
-        return [
-            *first,
-            *(saving if takes_part else []),
-            Stopping(checkpointer),
-            hooks.EvalHook(train.eval_period, evaluate),
-        ]
     metric = train.get("best_metric", "")
     best = BestCheckpointer(train.eval_period, checkpointer, metric) if metric else None
+    saving = PeriodicCheckpointer(checkpointer, eval_period=train.eval_period, **train.checkpointer)
+    if not comm.is_main_process():
+        takes_part = is_sharded(checkpointer.model)
+        return [
+            *first,
+            *([saving] if takes_part else []),
+            Stopping(checkpointer),
+            hooks.EvalHook(train.eval_period, evaluate),
+            *([best] if best and takes_part else []),
+        ]
     summary = Summary(cfg, parts["run"], best, test_images)
     return [
         *first,
         Throughput(cfg.dataloader.train.get("total_batch_size", 1), train.log_period),
-        PeriodicCheckpointer(checkpointer, **train.checkpointer),
+        saving,
         Stopping(checkpointer),
         hooks.EvalHook(train.eval_period, summary.recording(evaluate)),
         *([best] if best else []),

@@ -83,7 +83,13 @@ class Painting:
 
     def box(self, box: Sequence[float], color: Color, label: str) -> None:
         """Draws a box ``x0, y0, x1, y1`` with the label inside of its upper left corner."""
-        x0, y0, x1, y1 = (round(value * self.factor) for value in box)
+        height, width = self.pixels.shape[:2]
+        # A detector may see a part of an object beyond the edge; its box is closed there.
+        limits = (width, height, width, height)
+        x0, y0, x1, y1 = (
+            min(max(round(value * self.factor), 0), limit)
+            for value, limit in zip(box, limits, strict=True)
+        )
         cv2.rectangle(self.pixels, (x0, y0), (x1 - 1, y1 - 1), color, 2 * self.line)
         self._labels.append(_Label(label, (x0, y0), color, False))
 

@@ -52,7 +52,7 @@ class ValidAnchorRPN(RPN):
         every = Boxes.cat(anchors)
         labels, boxes = [], []
         for image in gt_instances:
-            valid = self._valid(anchors, image.image_size)
+            valid = self._valid(anchors, every, image.image_size)
             overlaps = retry_if_cuda_oom(pairwise_iou)(image.gt_boxes, every[valid])
             matches, found = retry_if_cuda_oom(self.anchor_matcher)(overlaps)
             label = torch.full((len(every),), -1, dtype=found.dtype, device=every.device)
@@ -64,9 +64,8 @@ class ValidAnchorRPN(RPN):
             boxes.append(matched)
         return labels, boxes
 
-    def _valid(self, anchors: list[Boxes], image_size: tuple[int, int]) -> Tensor:
+    def _valid(self, anchors: list[Boxes], every: Boxes, image_size: tuple[int, int]) -> Tensor:
         """``(N,)`` bool, the anchors that count in an image."""
-        every = Boxes.cat(anchors)
         valid = torch.ones(len(every), dtype=torch.bool, device=every.device)
         multiple = self.pad_multiple
         if multiple is not None:

@@ -14,13 +14,19 @@ class LinearWarmup(ParamScheduler):
 
     Args:
         scheduler: the schedule.
-        warmup_factor: what its first value is multiplied by.
+        warmup_factor: what its first value is multiplied by, in [0, 1].
         warmup_length: part of the training that the factor rises in, in [0, 1].
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
     def __init__(
         self, scheduler: ParamScheduler, warmup_factor: float, warmup_length: float
     ) -> None:
+        for name, value in (("factor", warmup_factor), ("length", warmup_length)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"warmup_{name} must be in [0, 1], got {value}")
         self.scheduler = scheduler
         self.warmup_factor = warmup_factor
         self.warmup_length = warmup_length
@@ -41,6 +47,9 @@ class ByEpoch(ParamScheduler):
     Args:
         scheduler: the schedule.
         epochs: of the training, at least 1.
+
+    Raises:
+        ValueError: fewer epochs.
     """
 
     def __init__(self, scheduler: ParamScheduler, epochs: int) -> None:

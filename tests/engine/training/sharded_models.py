@@ -213,7 +213,6 @@ def _refusals():
     models = {
         "scalar": (scalar, {}),
         "lora": (with_lora(trunk), {}),
-        "best": (nn.Linear(2, 2), {"best_metric": "auto"}),
         "dtype": (nn.Linear(2, 2), {"fsdp": {"enabled": True, "block_dtype": "float16"}}),
     }
     told = {}

@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,10 +19,11 @@ from vitadapter_d2.engine.training.saving import (
 class Runner(TrainerBase):
     """Iterations that do nothing, or something once."""
 
-    def __init__(self, folder, keep=2, once=None):
+    def __init__(self, folder, keep=2, once=None, eval_period=0):
         super().__init__()
         self.checkpointer = Checkpointer(nn.Linear(2, 2), str(folder), trainer=self)
-        self.register_hooks([PeriodicCheckpointer(self.checkpointer, 2, max_to_keep=keep)])
+        options = {"max_to_keep": keep, "eval_period": eval_period}
+        self.register_hooks([PeriodicCheckpointer(self.checkpointer, 2, **options)])
         self.once = once or {}
 
     def run_step(self):
@@ -110,10 +112,22 @@ def test_a_start_that_was_moved_is_found(tmp_path):
     aside.mkdir()
     (aside / "model_final.pth").touch()
     start = str(tmp_path / "model_final.pth")
-    assert moved(start, tmp_path, aside) == str(aside / "model_final.pth")
-    for path in ("", "https://host/model_final.pth", str(aside / "model_final.pth")):
-        assert moved(path, tmp_path, aside) == path
-    assert moved(start, tmp_path, None) == start
+    (tmp_path / "earlier_2").mkdir()
+    assert moved(start, tmp_path) == str(aside / "model_final.pth")
+    for path in ("", "https://host/model_final.pth", "elsewhere.pth", str(tmp_path / "other.pth")):
+        assert moved(path, tmp_path) == path
+    Path(start).touch()  # there is another one
+    assert moved(start, tmp_path) == start
+
+
+def test_what_is_evaluated_is_saved_first(tmp_path):
+    Runner(tmp_path, keep=3, eval_period=3).train(0, 7)
+    assert names(tmp_path) == [
+        "model_0000002.pth",  # evaluated
+        "model_0000003.pth",
+        "model_0000005.pth",  # both
+        "model_final.pth",
+    ]
 
 
 def test_the_last_evaluation_of_a_run_that_is_extended_stays_on_record(tmp_path):

@@ -93,7 +93,6 @@ def test_a_file_of_the_trained_part_fits_a_plain_model(tried):
     [
         ("scalar", "cannot spread this model, scale is a single number"),
         ("lora", "attn.qkv.weight is not what its layer computes with"),
-        ("best", "train.best_metric does not go with train.fsdp"),
         ("dtype", "block_dtype must be bfloat16 or None, got 'float16'"),
     ],
 )
@@ -109,7 +108,7 @@ def runs(tmp_path_factory):
     # Three images: one process evaluates more than the other.
     generate(folder / "shapes", ShapesSpec(train=8, val=3, size=64, seed=3), workers=0)
     options = ("train.max_iter=4", "train.checkpointer.period=2", "train.clip_grad_norm=1")
-    options += ("train.ema.enabled=True", "train.ema.warmup_iters=2")
+    options += ("train.ema.enabled=True", "train.ema.warmup_iters=2", "train.best_metric=auto")
 
     def run(name, *more, middle=None, processes=2):
         output = folder / name / "output"
@@ -140,6 +139,13 @@ def test_the_checkpoint_of_a_sharded_run_is_a_plain_one(runs):
     found, expected = found["trainer"]["optimizer"], expected["trainer"]["optimizer"]
     assert found["param_groups"] == expected["param_groups"]
     torch.testing.assert_close(found["state"], expected["state"], atol=1e-5, rtol=1e-3)
+
+
+def test_the_best_of_a_sharded_run_is_kept_whole(runs):
+    expected, found = (checkpoint(runs[name], "model_best") for name in ("ddp", "fsdp"))
+    assert sorted(found) == sorted(expected) == ["best", "ema", "iteration", "model"]
+    for part in ("model", "ema"):
+        torch.testing.assert_close(found[part], expected[part], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["fsdp", "ddp then fsdp"])

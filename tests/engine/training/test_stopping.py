@@ -2,9 +2,10 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
-from resumed_runs import Run, lines, metrics
+from resumed_runs import Run, checkpoint, lines, metrics
 
 from vitadapter_d2.data.datasets import ShapesSpec, generate
 from vitadapter_d2.engine.training.stopping import asked, listening
@@ -36,25 +37,47 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_there(data, tmp_path, nam
     assert metrics(output) == expected
 
 
+def test_a_signal_to_the_whole_group_ends_data_loaders_and_costs_nothing(data, tmp_path):
+    """As ``kill -- -group`` and systemd send it."""
+    output = tmp_path / "stopped" / "output"
+    workers = ("train.max_iter=6", "dataloader.train.num_workers=2")
+    run = Run(output, data, *workers, patch="ask_group_to_stop:SIGTERM 3")
+    assert run.end() == [128 + signal.SIGTERM]
+    assert "SIGTERM: stopped after" in run.told() and "Traceback" not in run.told()
+    done = checkpoint(output, Path(output, "last_checkpoint").read_text()[:-4])["iteration"] + 1
+    assert done in (2, 3)
+    assert Run(output, data, "train.max_iter=6").end() == [0]
+    assert [line["iteration"] for line in lines(output) if "total_loss" in line] == [*range(6)]
+
+
+def test_what_cannot_be_saved_is_no_clean_end(data, tmp_path):
+    output = tmp_path / "stopped" / "output"
+    run = Run(output, data, "train.max_iter=6", patch="ask_to_stop_on_a_full_disk:SIGTERM 3")
+    assert run.end() == [1]
+    assert "File too large: " in run.told() and "stopped after" not in run.told()
+
+
 def test_signals_are_noted_within_the_block_alone():
     before, called = signal.getsignal(signal.SIGUSR1), []
     with listening(signal.SIGUSR1, then=lambda: called.append(asked())):
         assert asked() is None
         os.kill(os.getpid(), signal.SIGUSR1)
-    assert called == [signal.SIGUSR1] and asked() == signal.SIGUSR1
+    assert called == [signal.SIGUSR1] and asked() is None
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
-def test_the_second_signal_and_a_forked_process_are_not_spared():
-    for in_child in (False, True):
-        if not (pid := os.fork()):
-            with listening(signal.SIGUSR1):
-                if in_child and (child := os.fork()):
-                    os._exit(os.waitpid(child, 0)[1] & 0x7F)
-                os.kill(os.getpid(), signal.SIGUSR1)
-                if not in_child:
-                    os.kill(os.getpid(), signal.SIGUSR1)
-                os._exit(0)
-        status = os.waitpid(pid, 0)[1]
-        number = os.WEXITSTATUS(status) if in_child else os.WTERMSIG(status)
-        assert number == signal.SIGUSR1
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGUSR1, 0)]
+)
+@pytest.mark.parametrize("is_forked", [False, True])
+def test_what_ends_a_process_and_what_it_has_forked(number, ends, is_forked):
+    if not (pid := os.fork()):
+        with listening(number):
+            if is_forked and (child := os.fork()):
+                os._exit(os.WTERMSIG(os.waitpid(child, 0)[1]))
+            os.kill(os.getpid(), number)
+            if not is_forked:
+                os.kill(os.getpid(), number)
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    assert (os.WEXITSTATUS(status) if is_forked else os.WTERMSIG(status)) == ends

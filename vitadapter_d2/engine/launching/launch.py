@@ -16,23 +16,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from multiprocessing.process import BaseProcess
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import distributed
-from torch.distributed import PrefixStore, Store, TCPStore
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed import Store, TCPStore
 from torch.multiprocessing import (
     ProcessExitedException,
+    get_context,
     get_start_method,
     set_start_method,
     spawn,
 )
 
-from vitadapter_d2 import compat
 from vitadapter_d2.engine.errors import ConfigError, sentences_logged, told
+from vitadapter_d2.engine.launching.meeting import agreed_store, join_group, meeting_point, reason
 from vitadapter_d2.engine.launching.places import (
     Place,
     check_flags,
@@ -51,6 +52,8 @@ _TOLD = "vitadapter_d2/told"  # how often an error has been told, in the store
 _TIMEOUT_MINUTES = 30  # Detectron2's
 # What gloo and NCCL say when the other end is gone.
 _LOST = re.compile(r"gloo/|Connection (closed|reset|refused)|[Tt]imed out")
+_STOPPED = 128  # of an exit status: above it is the number of a signal
+_PATIENCE_S = 0.8  # twice that have the others to end when one has failed, less than the next
 _GRACE_S = 3  # in which the process that started this one sees that another has died, and says so
 
 
@@ -86,8 +89,9 @@ def launch(main: Main, args: Namespace, read: Read) -> int:
         return _launch(main, args, read)
     except KeyboardInterrupt:
         if is_spokesman():
-            print("interrupted; --resume continues from the newest checkpoint", file=sys.stderr)
-        return 128 + signal.SIGINT
+            goes_on = "" if args.eval_only else "; --resume continues from the newest checkpoint"
+            print(f"interrupted{goes_on}", file=sys.stderr)
+        return _STOPPED + signal.SIGINT
 
 
 def _launch(main: Main, args: Namespace, read: Read) -> int:
@@ -113,7 +117,7 @@ def _launch(main: Main, args: Namespace, read: Read) -> int:
     minutes = float(cfg.train.get("ddp_timeout_minutes", _TIMEOUT_MINUTES))
     job = _Job(main, args, read, torch.device(cfg.train.device).type, timedelta(minutes=minutes))
     if place and place.world_size > 1:
-        return _join_and_run(job, place, _agreed_store)
+        return _join_and_run(job, place, agreed_store)
     if world_size > 1:
         return _spawn(job)
     return _run(job, None)
@@ -123,19 +127,21 @@ def _spawn(job: _Job) -> int:
     """Starts this machine's processes, keeps the store that they meet in, and waits."""
     args = job.args
     try:
-        store = _meeting_point(args, job.timeout)
+        store = meeting_point(args, job.timeout)
     except ConfigError as error:
         return _end(error, str(error))
     address = (urlparse(args.dist_url).hostname, store.port)
     # That the others are stopped is part of the sentence.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-    arguments = (job, address, get_start_method())
+    stopped = get_context("spawn").Value("i", 0)
+    arguments = (job, address, get_start_method(), stopped)
     context = spawn(_spawned, arguments, nprocs=args.num_gpus, join=False)
     ask = partial(_ask_to_stop, context.processes)
     try:
-        with listening(signal.SIGTERM, signal.SIGUSR1, then=ask):
-            while not context.join():
+        with listening(*_noted(job), then=ask):
+            while not context.join(grace_period=_PATIENCE_S):
                 pass
+            number = asked()
     except ProcessExitedException as error:
         if error.signal_name:
             print(
@@ -145,7 +151,9 @@ def _spawn(job: _Job) -> int:
                 file=sys.stderr,
             )
         return 1  # without a signal, it has told why
-    return 128 + number if (number := asked()) else 0
+    if stopped.value and number:  # its own, whatever it has passed on
+        return _STOPPED + number
+    return stopped.value
 
 
 def _ask_to_stop(processes: list[BaseProcess]) -> None:
@@ -163,26 +171,9 @@ def _likely(signal_name: str) -> str:
     }.get(signal_name, "a fault in compiled code")
 
 
-def _meeting_point(args: Namespace, timeout: timedelta) -> TCPStore:
-    """The store of all processes, served by the first one of machine 0, which outlives the rest."""
-    if args.dist_url == "auto":
-        args.dist_url = "tcp://127.0.0.1:0"
-    url = urlparse(args.dist_url)
-    is_server = args.machine_rank == 0
-    try:
-        return TCPStore(url.hostname, url.port, None, is_server, timeout, wait_for_workers=False)
-    except distributed.DistError as error:
-        if is_server:
-            raise ConfigError(
-                f"port {url.port} of --dist-url {args.dist_url} cannot be opened: another run has "
-                "it, or processes that a dead run has left; --dist-url auto takes a free one"
-            ) from error
-        raise ConfigError(
-            f"machine 0 does not answer at --dist-url {args.dist_url}: {_reason(error)}"
-        ) from error
-
-
-def _spawned(local_rank: int, job: _Job, address: tuple[str, int], start_method: str) -> None:
+def _spawned(
+    local_rank: int, job: _Job, address: tuple[str, int], start_method: str, stopped: Any
+) -> None:
     # torch's choice, SIGINT, is ignored in what a script has started in the background.
     torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # type: ignore[attr-defined]
     # Else the data loading processes are spawned too, and each imports everything again.
@@ -195,55 +186,42 @@ def _spawned(local_rank: int, job: _Job, address: tuple[str, int], start_method:
         local_size=args.num_gpus,
     )
     status = _join_and_run(job, place, partial(TCPStore, *address, None, False))
-    if status and not asked():  # of those who were asked to stop none must end another's saving
+    if status > _STOPPED:  # an exit with that would end the others, who may be saving
+        stopped.value = status
+    elif status:
         sys.exit(status)
-
-
-def _agreed_store(timeout: timedelta) -> Store:
-    """Where processes meet that another program has started."""
-    store = next(rendezvous("env://", timeout=timeout))[0]
-    # torchrun's store outlives an attempt, and holds the addresses of those who are gone.
-    return PrefixStore(f"attempt {restarts()}", store)
 
 
 def _join_and_run(job: _Job, place: Place, connect: Callable[[timedelta], Store]) -> int:
     try:
         store = connect(job.timeout)
-        _join(job, place, store)
+        join_group(job.device, place, store, job.timeout)
     except RuntimeError as error:
-        sentence = f"process {place.rank} does not meet the others: {_reason(error)}"
+        sentence = f"process {place.rank} does not meet the others: {reason(error)}"
         return _end(error, sentence if _is_loss(error) else None)
     return _run(job, store)
 
 
-def _join(job: _Job, place: Place, store: Store) -> None:
-    """Makes the process groups that Detectron2 expects, as its own ``launch`` does."""
-    if job.device == "cuda":
-        torch.cuda.set_device(place.local_rank)
-    elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_size))
-    distributed.init_process_group(
-        "nccl" if job.device == "cuda" else "gloo",
-        store=store,
-        rank=place.rank,
-        world_size=place.world_size,
-        timeout=job.timeout,
-    )
-    compat.create_local_process_group(place.local_size)
+def _noted(job: _Job) -> list[signal.Signals]:
+    """Signals that let the run save first; an evaluation has nothing to save."""
+    if job.args.eval_only:
+        return []
+    place = given_place()
+    # torchrun ends all processes by SIGTERM when it has lost one, for which none must wait.
+    is_alone = place is None or place.world_size == 1
+    return [signal.SIGUSR1, *([signal.SIGTERM] if is_alone else [])]
 
 
 def _run(job: _Job, store: Store | None) -> int:
-    # What ends several processes, SIGTERM too, must not wait for one that is lost; an evaluation
-    # has nothing to save.
-    noted = [] if job.args.eval_only else [signal.SIGUSR1, *([] if store else [signal.SIGTERM])]
     try:
-        with listening(*noted), sentences_logged(_short):
+        with listening(*_noted(job)), sentences_logged(_short):
             job.main(job.args)
     except StoppedError as stopped:
         if comm.is_main_process():
             print(stopped, file=sys.stderr)
         leave_process_group()
-        return 128 + stopped.signal
+        # torchrun would start again what has not ended well.
+        return 0 if "TORCHELASTIC_RUN_ID" in os.environ else _STOPPED + stopped.signal
     except Exception as error:
         return _end(error, _sentence(error, job), _is_first(store))
     return 0
@@ -272,7 +250,7 @@ def _sentence(error: Exception, job: _Job) -> str | None:
             time.sleep(_GRACE_S)
         return (
             f"process {distributed.get_rank()} has lost another one, which died or does not answer "
-            f"({_reason(error)}); --resume continues from the newest checkpoint"
+            f"({reason(error)}); --resume continues from the newest checkpoint"
         )
     if isinstance(error, FileNotFoundError):
         return explain_missing_file(job.read(job.args), error) or told(error)
@@ -280,16 +258,10 @@ def _sentence(error: Exception, job: _Job) -> str | None:
 
 
 def _short(error: BaseException) -> str | None:
-    return _reason(error) if _is_loss(error) else told(error)
+    return reason(error) if _is_loss(error) else told(error)
 
 
 def _is_loss(error: BaseException) -> bool:
     """Whether another process, or the way to it, has failed rather than this one."""
     is_plain = isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
     return is_plain or isinstance(error, distributed.DistError)
-
-
-def _reason(error: BaseException) -> str:
-    """The first sentence, without the place in the source of gloo or torch."""
-    text = re.sub(r"\[/[^\]]*\]\s*", "", str(error)).strip()
-    return re.split(r"\. |\n", text, maxsplit=1)[0] or type(error).__name__

@@ -14,8 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from vitadapter_d2.data.datasets import datasets_root
 from vitadapter_d2.engine.config.overrides import overrides_field
 from vitadapter_d2.engine.errors import ConfigError, nearest, told
-from vitadapter_d2.engine.launching.places import restarts
-from vitadapter_d2.engine.training.saving import NOTE, newest_aside
+from vitadapter_d2.engine.training.saving import NOTE, moved, newest_aside
 from vitadapter_d2.engine.training.trainer import AMP_DTYPES
 from vitadapter_d2.files import replacing
 
@@ -183,7 +182,7 @@ def check_weights(cfg: DictConfig, resume: bool) -> None:
     Raises:
         ConfigError: it is not.
     """
-    weights = cfg.train.init_checkpoint
+    weights = moved(cfg.train.init_checkpoint, Path(cfg.train.output_dir))
     goes_on = resume and _last_checkpoint(cfg) and not cfg.train.get("trained_only", False)
     if not weights or goes_on or "://" in weights or Path(weights).is_file():
         return
@@ -219,8 +218,8 @@ def check_values(cfg: DictConfig) -> None:
         ConfigError: one that cannot, with what is legal.
     """
     for key in _TEXTS:
-        if not isinstance(value := _value(cfg, key, ""), str):
-            raise ConfigError(f"{key} must be text, got {value!r}: '{key}=\"{value}\"' is text")
+        if not isinstance(value := _value(cfg, key, ""), str | Path):
+            raise ConfigError(f"{key} must be text, got {value!r}; {key}='\"...\"' is text")
     for key, least in _LEAST.items():
         value = _value(cfg, key, least)
         if not _may_be_none(key, value) and not (_is(value, int) and value >= least):
@@ -269,14 +268,14 @@ def _earlier_run(cfg: DictConfig, resume: bool) -> list[str]:
     """What a run that does not resume would write over, or what one cannot resume."""
     folder, last = Path(cfg.train.output_dir), _last_checkpoint(cfg)
     if resume:
-        if not last and not restarts() and (aside := newest_aside(folder)):
-            raise ConfigError(
-                f"--resume: the last run in {folder} has no checkpoint; that of the one before is "
-                f"in {aside}: train.output_dir={aside} continues it, without --resume one starts "
-                "anew"
-            )
-        start = cfg.train.init_checkpoint or "nothing"
-        return [] if last else [f"--resume: no checkpoint in {folder} yet, starting from {start}"]
+        if last:
+            return []
+        aside = newest_aside(folder)
+        told = f"; an earlier run is in {aside}, train.output_dir={aside} continues it"
+        return [
+            f"--resume: no checkpoint in {folder} yet, starting from "
+            f"{cfg.train.init_checkpoint or 'nothing'}{told if aside else ''}"
+        ]
     if not last and not (folder / "metrics.json").is_file():
         return []
     log = folder / "log.txt"

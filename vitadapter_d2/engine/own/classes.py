@@ -14,8 +14,8 @@ from detectron2.data import Metadata, MetadataCatalog
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from vitadapter_d2.checkpoint.reading import CheckpointError, local_path, read_file
-from vitadapter_d2.checkpoint.safe_globals import harmless_globals
+from vitadapter_d2.checkpoint.fetching import local_path
+from vitadapter_d2.checkpoint.reading import CheckpointError, harmless_allowed, read_file
 from vitadapter_d2.data import get_metadata
 from vitadapter_d2.data.own import OwnClasses
 from vitadapter_d2.engine.config.calls import name_of, parameters, target_of
@@ -208,7 +208,7 @@ def classes_of_file(weights: str | Path) -> OwnClasses | None:
     """
     path = local_path(str(weights))
     try:
-        with torch.serialization.safe_globals(harmless_globals()):
+        with harmless_allowed():
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # other containers, older formats, damage
         try:

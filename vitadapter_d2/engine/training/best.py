@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.engine import hooks
+from detectron2.utils import comm
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.checkpoint.reading import CheckpointError, read_file
+from vitadapter_d2.checkpoint.sharded import is_sharded
 from vitadapter_d2.engine.errors import nearest
 from vitadapter_d2.engine.evaluate import HEADLINES
 
@@ -24,7 +26,7 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
     A resumed training does not take ``model_best.pth`` for its newest checkpoint, and does not
     replace it by a worse one: what counts is the file, which may be newer than that checkpoint.
-    Comes after the evaluation, in the main process.
+    Comes after the evaluation, in the main process; of a sharded model in all, which save together.
 
     Args:
         eval_period: of the evaluation.
@@ -68,22 +70,30 @@ class BestCheckpointer(hooks.BestCheckpointer):
             self.best_metric, self.best_iter = best["value"], best["iteration"]
 
     def _best_checking(self) -> None:
+        best = self._better() if comm.is_main_process() else None  # it alone knows the results
+        if is_sharded(self._checkpointer.model):
+            best = comm.all_gather(best)[0]
+        if best is None:
+            return
+        try:
+            self._checkpointer.save(BEST, iteration=best["iteration"], best=best)
+        except OSError as error:
+            logger.warning("%s.pth was not written: %s", BEST, error)
+            return
+        self.best_metric, self.best_iter = best["value"], best["iteration"]
+        logger.info("%s.pth: %s is %.3f, the best so far", BEST, best["metric"], best["value"])
+
+    def _better(self) -> dict[str, Any] | None:
+        """The last evaluation if it is the best."""
         there = self.trainer.storage.latest()
         if self.metric not in there:
             self._choose(list(there))
         if self.metric not in there:
-            return
+            return None
         value, iteration = there[self.metric]
         if not math.isfinite(value) or (self.best_metric is not None and value <= self.best_metric):
-            return
-        best = {"metric": self.metric, "value": value, "iteration": iteration}
-        try:
-            self._checkpointer.save(BEST, iteration=iteration, best=best)
-        except OSError as error:
-            logger.warning("%s.pth was not written: %s", BEST, error)
-            return
-        self.best_metric, self.best_iter = value, iteration
-        logger.info("%s.pth: %s is %.3f, the best so far", BEST, self.metric, value)
+            return None
+        return {"metric": self.metric, "value": value, "iteration": iteration}
 
     def _choose(self, given: list[str]) -> None:
         """Takes a headline metric; what is compared already stays."""

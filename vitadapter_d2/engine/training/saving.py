@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,22 @@ _ASIDE = "earlier"
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     """Detectron2's hook for disks that may be full and runs that are resumed.
 
+    What is evaluated is saved first: an evaluation may outlast what a scheduler grants a job.
     A periodic checkpoint that cannot be written is warned of, and training goes on; the older ones
     stay. That of the last iteration must be written. ``max_to_keep`` counts the checkpoints of the
     run before it was resumed, too.
+
+    Args:
+        *args: as in fvcore.
+        eval_period: iterations between evaluations, 0 for none but that at the end.
+        **kwargs: as in fvcore.
     """
+
+    period: int
+
+    def __init__(self, *args: Any, eval_period: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.eval_period = eval_period
 
     def before_train(self) -> None:
         """Finds the older checkpoints of the run."""
@@ -46,6 +59,9 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         Raises:
             OSError: the last checkpoint of all cannot be written.
         """
+        period: int = self.period
+        if self.eval_period and (iteration + 1) % self.eval_period == 0:
+            self.period = 1
         try:
             super().step(iteration, **kwargs)
         except OSError as error:
@@ -56,11 +72,13 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
                 "iterations from here; the older ones are as they were.",
                 iteration,
                 error,
-                self.period,
+                period,
             )
+        finally:
+            self.period = period
 
 
-def set_aside(folder: Path) -> Path | None:
+def set_aside(folder: Path, others: Sequence[str] = ()) -> Path | None:
     """Moves what a run left into a folder of its own, before another one starts in its place.
 
     Else that one would, after a restart, continue it, fall back on its checkpoints, take its best
@@ -68,6 +86,7 @@ def set_aside(folder: Path) -> Path | None:
 
     Args:
         folder: of the runs.
+        others: names of files that are moved too.
 
     Returns:
         ``earlier_1`` or the next that is free in ``folder``; None if no run has begun there.
@@ -78,7 +97,7 @@ def set_aside(folder: Path) -> Path | None:
     aside.mkdir()
     # The note first: what is left without it is continued by nobody.
     for file in sorted(folder.iterdir(), key=lambda file: file.name != NOTE):
-        if file.is_file() and _OF_A_RUN.fullmatch(file.name):
+        if file.is_file() and (_OF_A_RUN.fullmatch(file.name) or file.name in others):
             file.rename(aside / file.name)
     logger.warning("Checkpoints and records of the earlier run in %s are in %s now.", folder, aside)
     return aside
@@ -86,20 +105,23 @@ def set_aside(folder: Path) -> Path | None:
 
 def newest_aside(folder: Path) -> Path | None:
     """The folder of the earlier run that :func:`set_aside` made last, if it can be continued."""
-    found = {
-        int(number): path
-        for path in folder.glob(f"{_ASIDE}_*")
-        if (number := path.name.removeprefix(f"{_ASIDE}_")).isdigit() and (path / NOTE).is_file()
-    }
-    return found[max(found)] if found else None
+    return next((path for path in _asides(folder) if (path / NOTE).is_file()), None)
 
 
-def moved(file: str, folder: Path, aside: Path | None) -> str:
-    """Where a file, or URL, is after :func:`set_aside`."""
-    if aside is None or Path(file).parent.resolve() != folder.resolve():
+def moved(file: str, folder: Path) -> str:
+    """Where a file, or URL, is: in ``folder``, from which :func:`set_aside` may have moved it."""
+    path = Path(file)
+    if not file or "://" in file or path.exists() or path.parent.resolve() != folder.resolve():
         return file
-    target = aside / Path(file).name
-    return str(target) if target.is_file() else file
+    targets = (aside / path.name for aside in _asides(folder))
+    return next((str(target) for target in targets if target.is_file()), file)
+
+
+def _asides(folder: Path) -> list[Path]:
+    """Newest first."""
+    numbers = {path: path.name.removeprefix(f"{_ASIDE}_") for path in folder.glob(f"{_ASIDE}_*")}
+    found = [path for path, number in numbers.items() if number.isdigit()]
+    return sorted(found, key=lambda path: int(numbers[path]), reverse=True)
 
 
 def drop_repeated(path: Path, start_iter: int, *, is_extended: bool = False) -> bool:

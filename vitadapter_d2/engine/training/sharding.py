@@ -50,7 +50,7 @@ def shard_if_asked(cfg: DictConfig, model: nn.Module) -> nn.Module:
         The model.
 
     Raises:
-        ConfigError: something in the config or the model does not go with sharding.
+        ConfigError: something in the model does not go with sharding.
     """
     options = cfg.train.get("fsdp", {})
     if not options.get("enabled", False):
@@ -58,11 +58,6 @@ def shard_if_asked(cfg: DictConfig, model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         logger.warning("train.fsdp has no effect with one process.")
         return model
-    if cfg.train.get("best_metric", ""):
-        raise ConfigError(
-            "train.best_metric does not go with train.fsdp: the process that knows the best "
-            "result does not have the weights; set one of them off"
-        )
     return shard(model, options.get("block_dtype"))
 
 

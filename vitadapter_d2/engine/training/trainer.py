@@ -21,7 +21,7 @@ from vitadapter_d2.data.loading import worker_deaths_told
 from vitadapter_d2.data.seeding import seed_everything
 from vitadapter_d2.engine.training.finite import StepReport, check_finite, describe
 from vitadapter_d2.engine.training.settings import keep_settings, optimizer_settings
-from vitadapter_d2.engine.training.stopping import asked
+from vitadapter_d2.engine.training.stopping import Stopping, asked
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +155,16 @@ class Trainer(SimpleTrainer):
                 f"the training data ended at iteration {self.iter} of {self.max_iter}: a loader "
                 "without end is needed, such as build_train_loader's"
             ) from None
+        except RuntimeError:
+            self._stop_without_data()
+            raise
+
+    def _stop_without_data(self) -> None:
+        """Where the data loaders, too, were asked to end, the run ends before this iteration."""
+        number, hook = asked(), next((h for h in self._hooks if isinstance(h, Stopping)), None)
+        if number and hook and comm.get_world_size() == 1:
+            self.iter -= 1
+            hook.stop(number)
 
     def _start_loader(self) -> Iterator[list[dict[str, Any]]]:
         if hasattr(self.data_loader, "iterate"):
