@@ -83,6 +83,11 @@ def told(monkeypatch, capsys, tmp_path, tiny_root):
         (["dataloader.train.num_workers=-1"], [], "dataloader.train.num_workers must be a whole"),
         (["train.clip_grad_norm=-1"], [], "train.clip_grad_norm must be a number above 0, or null"),
         (["+train.output_dir=2024"], [], "train.output_dir must be text, got 2024"),
+        (
+            ["dataloader.test.dataset.names=[shapes_val_panoptic,shapes_train_panoptic]"],
+            [],
+            "an evaluator takes one data set, so dataloader.test.dataset.names must be one name",
+        ),
         (["train.amp.dtype=fp16"], [], "train.amp.dtype must be bfloat16 or float16, got 'fp16'"),
         ([], ["--num-gpus", 0], "--num-gpus and --num-machines must be at least 1"),
         ([], ["--num-machines", 2], "--num-machines 2 needs --dist-url tcp://HOST:PORT"),

@@ -115,6 +115,11 @@ class TrainLoader:
         self.num_workers = num_workers
         self.collate_fn = collate_fn
 
+    @property
+    def skipped(self) -> int:
+        """Samples that could not be read so far, of all workers; 0 if the samples do not tell."""
+        return getattr(self.samples, "skipped", 0)
+
     def __iter__(self) -> Iterator[Batch]:
         return self.iterate()
 
@@ -234,6 +239,11 @@ class _Samples(Dataset):
         self._records = records
         self._mapper = PicklableWrapper(mapper)  # a lambda too, for workers that are spawned
         self._seed = seed
+
+    @property
+    def skipped(self) -> int:
+        """See :class:`Tolerant`."""
+        return getattr(self._mapper, "skipped", 0)
 
     def __getitem__(self, place: tuple[int, int]) -> Any:
         n, index = place

@@ -2,11 +2,14 @@
 
 import json
 import logging
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import LazyCall
+from detectron2.data import DatasetCatalog
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 from torch import nn
@@ -73,6 +76,21 @@ def test_a_finished_run_is_told_whole(config):
         f"train.init_checkpoint={best}",
         f"train.output_dir={best.parent / 'evaluation'}",
     ]
+
+
+def test_samples_that_could_not_be_read_are_counted(config, tiny_root, tmp_path):
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(b"")
+    config.dataloader.train.dataset = LazyCall(with_damaged)(path=str(damaged))
+    config.dataloader.train.on_error = "skip"
+    config.train.max_iter = 4
+    do_train(config)
+    assert re.search(r"- samples that could not be read: [1-9]\d*, skipped", read(config))
+
+
+def with_damaged(path):
+    records = DatasetCatalog.get("tiny_train_panoptic")
+    return [{**records[0], "file_name": path}, *records[1:3]]
 
 
 def test_own_classes_are_named_beside_the_data(config):

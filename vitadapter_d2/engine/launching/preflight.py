@@ -171,8 +171,13 @@ def _data_sets(cfg: DictConfig) -> Iterator[tuple[str, str]]:
     several = enumerate(evaluators) if isinstance(evaluators, ListConfig) else [("", evaluators)]
     for index, evaluator in several:
         name = evaluator.get("dataset_name") if isinstance(evaluator, DictConfig) else None
+        key = f"dataloader.evaluator.{index}" if index != "" else "dataloader.evaluator"
+        if isinstance(name, ListConfig):
+            raise ConfigError(
+                f"{key}.dataset_name is a list, {', '.join(name)}: an evaluator takes one data "
+                "set, so dataloader.test.dataset.names must be one name"
+            )
         if isinstance(name, str):
-            key = f"dataloader.evaluator.{index}" if index != "" else "dataloader.evaluator"
             yield f"{key}.dataset_name", name
 
 

@@ -145,6 +145,8 @@ class Summary(HookBase):
             told["speed"] += f", {histories['images_per_s'].latest():.4g} images/s at the end"
         if "data_share" in histories:
             told["waiting for data"] = f"{histories['data_share'].global_avg():.1%} of the time"
+        if skipped := getattr(trainer.data_loader, "skipped", 0):
+            told["samples that could not be read"] = f"{skipped}, skipped and named in the log"
         for name, size in peak_memory(trainer.device).items():
             told[f"{name.removesuffix('_MiB').replace('_', ' ')} memory"] = f"{size:.0f} MiB"
         return told
