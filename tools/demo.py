@@ -24,6 +24,7 @@ from vitadapter_d2.engine.demo.options import (
     DemoOptions,
     check_device,
     chosen_classes,
+    chosen_threshold,
     set_panoptic_thresholds,
 )
 from vitadapter_d2.engine.errors import ConfigError, exit_status
@@ -49,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--json", action="store_true", help="write results as files too")
     add("--batch-size", type=_positive, default=1, metavar="N", help="images of one size at once")
     add("--device", help="cpu or cuda; default: train.device")
-    add("--confidence-threshold", type=_share, default=0.5, help="score of instances")
+    add("--confidence-threshold", type=_share, help="score of instances; default: 0.5")
     add("--panoptic-threshold", type=_share, help="score of panoptic segments; default: as config")
     add("--overlap-threshold", type=_share, help="share of its mask that a panoptic segment owns")
     add("--classes", metavar="NAME,...", help="show these classes only")
@@ -96,7 +97,7 @@ def make_demo(args: argparse.Namespace) -> Demo:
     predictor = Predictor(cfg, args.weights, args.device)
     set_panoptic_thresholds(predictor.model, args.panoptic_threshold, args.overlap_threshold)
     options = DemoOptions(
-        threshold=args.confidence_threshold,
+        threshold=chosen_threshold(predictor.model, args.confidence_threshold),
         classes=chosen_classes(args.classes, predictor.metadata),
         alpha=args.alpha,
         is_json=args.json,

@@ -42,7 +42,12 @@ def read(args: Namespace) -> DictConfig:
     is_of_a_run = (output / NOTE).is_file() or not overrides_field(args.opts, "train.output_dir")
     if args.eval_only and is_of_a_run:  # whose config, log and pictures are to stay
         cfg.train.output_dir = str(output / "evaluation")
-    use_own_data(cfg, args)
+    newest = output / (output / NOTE).read_text().strip() if (output / NOTE).is_file() else None
+    if newest and args.eval_only and not cfg.train.init_checkpoint:
+        cfg.train.init_checkpoint = str(newest)
+    own = use_own_data(cfg, args)
+    if newest and own and args.resume:  # before anything is written
+        check_weights_for(own, newest)
     return cfg
 
 
@@ -63,8 +68,7 @@ def evaluate(cfg: DictConfig, own: OwnData | None) -> Results:
     """Evaluates the checkpoint that ``train.init_checkpoint`` names."""
     try:
         weights = trained_weights(cfg)
-        if own:
-            check_weights_for(own, weights)
+        check_weights_for(own, weights)
         model = instantiate(cfg.model).to(cfg.train.device)
         start = cfg.get("zoo", {}).get("pretrained")
         load_trained(model, weights, start=start, use_averages=uses_averages(cfg))

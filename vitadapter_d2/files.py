@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import platform
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,36 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Holds a file until the block ends or the process dies; what it has forked does not hold it.
+
+    Args:
+        path: of the file, which is there as long as the block.
+
+    Raises:
+        BlockingIOError: another process holds it, which the message names.
+    """
+    import fcntl  # of Unix alone
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                raise BlockingIOError(error.errno, file.read() or "another process") from None
+        # Not every file system has locks.
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -21,7 +21,7 @@ dataloader.train.mapper.use_instance_mask = False
 optimizer.lr = 1e-3
 train.output_dir = "output/dino_shapes"
 train.seed = 1
-train.max_iter = 600
+train.max_iter = 1000
 train.eval_period = 0
 train.clip_grad_norm = 1.0
 lr_multiplier = cosine(train.max_iter, warmup_iters=100)

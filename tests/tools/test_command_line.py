@@ -97,6 +97,18 @@ def test_evaluation_only_stays_out_of_the_folder_of_a_run(monkeypatch, arguments
     assert tool["read"](tool["parse_arguments"]()).train.output_dir == folder
 
 
+def test_evaluation_only_takes_the_newest_checkpoint_of_the_folder(monkeypatch, tmp_path):
+    tool = runpy.run_path(str(ROOT / "tools/train_net.py"))
+    (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+    config = ["--config-file", "shapes/mask2former_vit_adapter_quickstart", "--eval-only"]
+    for given, taken in (("", str(tmp_path / "model_0000003.pth")), ("other.pth", "other.pth")):
+        output = [f"train.output_dir={tmp_path}", f"train.init_checkpoint={given}"]
+        monkeypatch.setattr(sys, "argv", ["train_net.py", *config, *output])
+        cfg = tool["read"](tool["parse_arguments"]())
+        assert cfg.train.init_checkpoint == taken
+        assert cfg.train.output_dir == str(tmp_path / "evaluation")
+
+
 def test_evaluation_only_needs_weights(tmp_path):
     done = run(
         "tools/train_net.py", "--config-file", CONFIG, "--eval-only", f"train.output_dir={tmp_path}"

@@ -19,6 +19,7 @@ from vitadapter_d2.engine.demo.options import (
     DemoOptions,
     check_device,
     chosen_classes,
+    chosen_threshold,
     set_panoptic_thresholds,
 )
 from vitadapter_d2.engine.errors import ConfigError
@@ -210,3 +211,14 @@ def test_a_device_is_checked_before_anything_is_loaded():
     check_device("cpu")
     with pytest.raises(ConfigError, match="device 'cuda:77' cannot be used: "):
         check_device("cuda:77")
+
+
+def test_a_score_that_no_output_has_is_refused(predictor, monkeypatch):
+    assert chosen_threshold(predictor.model, None) == 0.5
+    assert chosen_threshold(predictor.model, 0.3) == 0.3
+    monkeypatch.setattr(predictor.model, "instance_on", False)
+    with pytest.raises(ConfigError, match="Mask2Former of this config gives no instances"):
+        chosen_threshold(predictor.model, 0.3)
+    segmentor = instantiate(load_config("shapes/upernet_vit_adapter_shapes").model)
+    with pytest.raises(ConfigError, match="SemanticSegmentor of this config gives no instances"):
+        chosen_threshold(segmentor, 0.3)

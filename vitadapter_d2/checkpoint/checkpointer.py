@@ -204,7 +204,7 @@ class Checkpointer(DetectionCheckpointer):
         if not (resume and self.has_checkpoint()):
             return self.load_whole(path, checkpointables=[])
         problems: list[str] = []
-        for file in newest_first(Path(self.get_checkpoint_file())):
+        for file in newest_first(Path(self.save_dir), Path(self.get_checkpoint_file())):
             try:
                 check_sums(file)
                 extra = self.load_whole(str(file), path)
@@ -279,6 +279,9 @@ class Checkpointer(DetectionCheckpointer):
             for name, in_file, in_model in incompatible.incorrect_shapes
         }
         self._tell_fresh(shapes)
+        if absent := len(incompatible.missing_keys):
+            count = len(self.model.state_dict())
+            self.logger.info("%d of the model's %d tensors are the file's.", count - absent, count)
         missing = [name for name in incompatible.missing_keys if name not in shapes]
         lacking = _filter_reused_missing_keys(self.model, missing)  # not if it has another name too
         self._tell_missing([name for name in missing if name in lacking])

@@ -10,16 +10,17 @@ from vitadapter_d2.checkpoint.reading import CheckpointError
 _OF_A_RUN = re.compile(r"model_(\d{7,}|final)\.pth")
 
 
-def newest_first(noted: Path) -> list[Path]:
+def newest_first(folder: Path, noted: Path) -> list[Path]:
     """Checkpoints in the order in which a run is to be continued from them.
 
     Args:
-        noted: what ``last_checkpoint`` names.
+        folder: of the run.
+        noted: the file that ``last_checkpoint`` names; the folder itself if it names none.
 
     Returns:
-        That file, whether or not it is there; then the others of its folder by their iterations.
+        The noted file, whether or not it is there; then the others of the folder by iteration.
     """
-    others = [file for file in noted.parent.glob("*.pth") if _OF_A_RUN.fullmatch(file.name)]
+    others = [file for file in folder.glob("*.pth") if _OF_A_RUN.fullmatch(file.name)]
     others.sort(key=_iteration, reverse=True)
     return [noted, *(file for file in others if file != noted)]
 

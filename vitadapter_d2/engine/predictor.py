@@ -104,7 +104,9 @@ class Predictor:
         """The model's input for an image: augmented ``image``, original ``height``, ``width``."""
         if not isinstance(original_image, np.ndarray) or original_image.dtype != np.uint8:
             kind = getattr(original_image, "dtype", type(original_image).__name__)
-            raise ValueError(f"the image must be a uint8 array, got {kind}")
+            none = "; cv2.imread gives None where it finds no picture"
+            hint = none if original_image is None else ""
+            raise ValueError(f"the image must be a uint8 array, got {kind}{hint}")
         if original_image.ndim != 3 or original_image.shape[2] != 3 or 0 in original_image.shape:
             raise ValueError(f"the image must be (H, W, 3) BGR, got shape {original_image.shape}")
         height, width = original_image.shape[:2]

@@ -19,6 +19,7 @@ from torch.multiprocessing import get_start_method
 from vitadapter_d2.engine.errors import ConfigError
 from vitadapter_d2.engine.launching.launch import launch
 from vitadapter_d2.engine.launching.places import Place, check_flags, given_place
+from vitadapter_d2.files import held
 
 ROOT = Path(__file__).parents[3]
 CONFIG = Path(__file__).parent / "launched_config.py"
@@ -162,9 +163,32 @@ def press_ctrl_c(args):
 
 
 def test_ctrl_c_is_one_sentence(tmp_path, no_gpu, capfd):
-    assert launch(press_ctrl_c, flags(output_dir=str(tmp_path), num_gpus=1), read) == 130
+    run = flags(output_dir=str(tmp_path), num_gpus=1)
+    assert launch(press_ctrl_c, run, read) == 130
     told = capfd.readouterr().err
-    assert told == "interrupted; --resume continues from the newest checkpoint\n"
+    assert told.startswith("interrupted; nothing was saved yet: train.checkpointer.period is")
+    (tmp_path / "last_checkpoint").touch()
+    assert launch(press_ctrl_c, run, read) == 130
+    told = capfd.readouterr().err.splitlines()[-1]
+    assert told == "interrupted; --resume continues from the newest checkpoint"
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(tmp_path, no_gpu, capfd):
+    taken, done = os.pipe(), os.pipe()
+    if not (other := os.fork()):
+        with held(tmp_path / ".running"):
+            os.write(taken[1], b"x")
+            os.read(done[0], 1)
+        os._exit(0)
+    os.read(taken[0], 1)
+    run = flags(output_dir=str(tmp_path), num_gpus=1)
+    assert launch(press_ctrl_c, run, read) == 1
+    told = capfd.readouterr().err
+    assert told.startswith(f"a run is writing to train.output_dir={tmp_path} (process {other} on")
+    os.write(done[1], b"x")
+    os.waitpid(other, 0)
+    assert launch(press_ctrl_c, run, read) == 130
+    assert not (tmp_path / ".running").exists()
 
 
 def mistake(args):

@@ -152,9 +152,8 @@ def roboflow_with(folder, root, old, new):
 def test_resuming_on_other_classes_is_refused(tool, mask_rcnn, folders, tmp_path):
     other = roboflow_with(folders["masks"], tmp_path / "other", "spring", "rivet")
     args = arguments("mask_rcnn", mask_rcnn, "--data", other, "--resume")
-    cfg = tool["read"](args)
     with pytest.raises(ConfigError, match=r"class 3 is 'rivet' here and 'spring' there"):
-        do_train(cfg, resume=True)
+        tool["read"](args)  # before anything is written
 
 
 def test_a_head_of_another_size_starts_fresh_and_is_listed(tool, mask_rcnn, folders, tmp_path):

@@ -29,7 +29,10 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_there(data, tmp_path, nam
     assert run.told().count(f"{name}: stopped after 5 iterations; --resume continues there") >= 1
     assert "Traceback" not in run.told()
     assert (output / "last_checkpoint").read_text() == "model_0000004.pth"
-    assert f"- state: {name}: stopped after 5 iterations" in (output / "summary.md").read_text()
+    text = (output / "summary.md").read_text()
+    assert (
+        f"- state: {name}: stopped after 5 iterations" in text and "\n- iterations: 5 of 6" in text
+    )
     assert all("total_loss" not in line for line in lines(output)[4:])
     assert Run(output, data, "train.max_iter=6", **options).end() == [0] * processes
     expected = metrics(whole)

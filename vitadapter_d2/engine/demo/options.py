@@ -8,6 +8,7 @@ from torch import nn
 
 from vitadapter_d2.engine.errors import ConfigError, nearest
 from vitadapter_d2.inference.selection import class_names
+from vitadapter_d2.modeling.semantic import SemanticSegmentor
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,21 @@ def chosen_classes(text: str | None, metadata: Metadata) -> frozenset[str] | Non
         if name not in legal:
             raise ConfigError(f"no class {name!r}; nearest: {', '.join(nearest(name, legal))}")
     return frozenset(names)
+
+
+def chosen_threshold(model: nn.Module, score: float | None) -> float:
+    """The score that instances need to be shown; None for the usual one.
+
+    Raises:
+        ConfigError: a score is given, the model gives no instances.
+    """
+    if score is None:
+        return DemoOptions.threshold
+    if not getattr(model, "instance_on", not isinstance(model, SemanticSegmentor)):
+        raise ConfigError(
+            f"{type(model).__name__} of this config gives no instances, which alone have scores"
+        )
+    return score
 
 
 def set_panoptic_thresholds(

@@ -12,10 +12,12 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -43,7 +45,9 @@ from vitadapter_d2.engine.launching.places import (
 )
 from vitadapter_d2.engine.launching.preflight import check_run, explain_missing_file
 from vitadapter_d2.engine.training.distributed import leave_process_group
+from vitadapter_d2.engine.training.saving import NOTE
 from vitadapter_d2.engine.training.stopping import StoppedError, asked, listening
+from vitadapter_d2.files import held
 
 Main = Callable[[Namespace], None]
 Read = Callable[[Namespace], DictConfig]
@@ -87,10 +91,9 @@ def launch(main: Main, args: Namespace, read: Read) -> int:
     """
     try:
         return _launch(main, args, read)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         if is_spokesman():
-            goes_on = "" if args.eval_only else "; --resume continues from the newest checkpoint"
-            print(f"interrupted{goes_on}", file=sys.stderr)
+            print(str(interruption) or "interrupted", file=sys.stderr)
         return _STOPPED + signal.SIGINT
 
 
@@ -116,11 +119,36 @@ def _launch(main: Main, args: Namespace, read: Read) -> int:
             print(remark, file=sys.stderr)
     minutes = float(cfg.train.get("ddp_timeout_minutes", _TIMEOUT_MINUTES))
     job = _Job(main, args, read, torch.device(cfg.train.device).type, timedelta(minutes=minutes))
+    is_first = place.rank == 0 if place else args.machine_rank == 0
+    folder = Path(cfg.train.output_dir)
+    try:
+        with held(folder / ".running") if is_first and not args.eval_only else nullcontext():
+            return _start(job, place, world_size)
+    except BlockingIOError as error:
+        sentence = f"a run is writing to train.output_dir={folder} ({error.strerror}): take another"
+        return _end(error, sentence)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_go_on(cfg, args)) from None
+
+
+def _start(job: _Job, place: Place | None, world_size: int) -> int:
     if place and place.world_size > 1:
         return _join_and_run(job, place, agreed_store)
     if world_size > 1:
         return _spawn(job)
     return _run(job, None)
+
+
+def _how_to_go_on(cfg: DictConfig, args: Namespace) -> str:
+    if args.eval_only:
+        return "interrupted"
+    if Path(cfg.train.output_dir, NOTE).is_file():
+        return "interrupted; --resume continues from the newest checkpoint"
+    period = cfg.train.get("checkpointer", {}).get("period", "some")
+    return (
+        f"interrupted; nothing was saved yet: train.checkpointer.period is {period} iterations "
+        "(SIGTERM saves before it ends)"
+    )
 
 
 def _spawn(job: _Job) -> int:

@@ -16,6 +16,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
 from omegaconf import DictConfig, ListConfig
 
+from vitadapter_d2.checkpoint.report import some
 from vitadapter_d2.data.own import (
     KINDS,
     MADE_FOLDER,
@@ -219,12 +220,18 @@ def tell(cfg: DictConfig, own: OwnData) -> None:
         )
 
 
-def check_weights_for(own: OwnData, weights: str | Path) -> None:
+def check_weights_for(own: OwnData | None, weights: str | Path) -> None:
     """Asks whether a trained model knows the classes of the data it is to be evaluated on.
 
     Raises:
-        ConfigError: it was trained on others.
+        ConfigError: it was trained on others, or on own data where there are none.
     """
     remembered = classes_of_file(weights)
-    if remembered is not None:
-        check_same(own.classes, remembered, weights)
+    if remembered is None:
+        return
+    if own is None:
+        raise ConfigError(
+            f"{weights} was trained on own data with the {len(remembered)} classes "
+            f"{some(remembered.names)}: --data DIR says where they are"
+        )
+    check_same(own.classes, remembered, weights)

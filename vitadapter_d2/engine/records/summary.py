@@ -24,6 +24,7 @@ from vitadapter_d2.engine.records.metric_names import is_of_one_class
 from vitadapter_d2.engine.records.run import RunRecord
 from vitadapter_d2.engine.training.best import BEST, BestCheckpointer
 from vitadapter_d2.engine.training.saving import NOTE
+from vitadapter_d2.engine.training.stopping import StoppedError
 from vitadapter_d2.engine.training.throughput import peak_memory
 from vitadapter_d2.files import replacing
 
@@ -97,6 +98,8 @@ class Summary(HookBase):
     def after_train(self) -> None:
         """Writes how the run ended."""
         error = sys.exc_info()[1]
+        if isinstance(error, StoppedError):  # by a hook before this one
+            self.done = error.iterations
         if self.trainer.iter >= self.trainer.max_iter:
             self.write("finished")
         else:

@@ -26,13 +26,14 @@ class StoppedError(KeyboardInterrupt):
 
     Attributes:
         signal: which.
+        iterations: how many are done.
     """
 
-    def __init__(self, number: signal.Signals, iteration: int) -> None:
+    def __init__(self, number: signal.Signals, iterations: int) -> None:
         super().__init__(
-            f"{number.name}: stopped after {iteration} iterations; --resume continues there"
+            f"{number.name}: stopped after {iterations} iterations; --resume continues there"
         )
-        self.signal = number
+        self.signal, self.iterations = number, iterations
 
 
 @contextmanager
