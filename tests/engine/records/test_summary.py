@@ -38,7 +38,14 @@ def read(cfg):
 def config(tiny_config):
     tiny_config.train.source = {
         "config_file": BASE,
-        "command": ["tools/train_net.py", "--config-file", BASE, "--resume", "a.b=[1, 2]"],
+        "command": [
+            "tools/train_net.py",
+            "--config-file",
+            BASE,
+            "--resume",
+            "a.b=[1, 2]",
+            "train.output_dir=x",
+        ],
     }
     return tiny_config
 

@@ -227,12 +227,13 @@ def _evaluation(cfg: DictConfig, checkpoint: Path) -> str | None:
     """The command that evaluates a checkpoint as this run did."""
     # Elsewhere: the run's own config, log and pictures stay.
     output = Path(cfg.train.output_dir)
-    added = [
-        f"train.init_checkpoint={_quoted(checkpoint)}",
-        f"train.output_dir={_quoted(output / 'evaluation')}",
-    ]
+    replaced = ("train.init_checkpoint=", "train.output_dir=")
+    values = checkpoint, output / "evaluation"
+    added = [field + _quoted(value) for field, value in zip(replaced, values, strict=True)]
     if command := list(cfg.train.get("source", {}).get("command", ())):
-        script, *arguments = (one for one in command if one != "--resume")
+        script, *arguments = (
+            one for one in command if one != "--resume" and not one.startswith(replaced)
+        )
         return shlex.join(["python", script, "--eval-only", *arguments, *added])
     config = output / "config.yaml"
     if not config.is_file():
