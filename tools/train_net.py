@@ -22,7 +22,6 @@ from omegaconf import DictConfig
 from vitadapter_d2.data.own import OwnData
 from vitadapter_d2.engine.config.calls import instantiate
 from vitadapter_d2.engine.config.loading import find_config, load_config
-from vitadapter_d2.engine.config.overrides import overrides_field
 from vitadapter_d2.engine.errors import ConfigError
 from vitadapter_d2.engine.evaluate import Results, do_test, summary_line, write_results
 from vitadapter_d2.engine.launching.launch import launch
@@ -30,23 +29,19 @@ from vitadapter_d2.engine.own.data import add_own_data_flags, check_weights_for,
 from vitadapter_d2.engine.train import do_train
 from vitadapter_d2.engine.training.distributed import leave_process_group
 from vitadapter_d2.engine.training.ema import uses_averages
-from vitadapter_d2.engine.training.saving import NOTE, set_aside
-from vitadapter_d2.engine.weights import load_trained, trained_weights
+from vitadapter_d2.engine.training.saving import noted_checkpoint, set_aside
+from vitadapter_d2.engine.weights import load_trained, place_evaluation, trained_weights
 
 
 def read(args: Namespace) -> DictConfig:
     """The config with the overrides and, if flags say so, with the user's own data."""
     args.config_file = str(find_config(args.config_file))
     cfg = load_config(args.config_file, args.opts)
-    output = Path(str(cfg.train.output_dir))
-    is_of_a_run = (output / NOTE).is_file() or not overrides_field(args.opts, "train.output_dir")
-    if args.eval_only and is_of_a_run:  # whose config, log and pictures are to stay
-        cfg.train.output_dir = str(output / "evaluation")
-    newest = output / (output / NOTE).read_text().strip() if (output / NOTE).is_file() else None
-    if newest and args.eval_only and not cfg.train.init_checkpoint:
-        cfg.train.init_checkpoint = str(newest)
+    newest = noted_checkpoint(Path(str(cfg.train.output_dir))) if args.resume else None
+    if args.eval_only:
+        place_evaluation(cfg, args.opts)
     own = use_own_data(cfg, args)
-    if newest and own and args.resume:  # before anything is written
+    if newest and own:  # before anything is written
         check_weights_for(own, newest)
     return cfg
 

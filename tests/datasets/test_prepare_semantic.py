@@ -12,7 +12,7 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin import register_all_ade20k, register_all_cityscapes
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy.io import savemat
@@ -265,11 +265,12 @@ def root(tmp_path, monkeypatch):
         DatasetCatalog[name], MetadataCatalog[name] = load, metadata
 
 
-def dataloader(case: Case, **options) -> dict:
+def dataloader(case: Case, **options) -> DictConfig:
     """What a config file gets when it calls the builder of the set."""
     name = f"{case.config}_semantic"
     path = configs_root() / "common" / "data" / f"{name}.py"
-    return LazyConfig.load(str(path), name)(**options)
+    loaders = LazyConfig.load(str(path), name)(**options)
+    return OmegaConf.create(loaders, flags={"allow_objects": True})
 
 
 @each_case
@@ -304,9 +305,7 @@ def one_hot(labels: np.ndarray, num_classes: int, shift: int = 0) -> torch.Tenso
 def test_a_prepared_set_is_mapped_and_scored(run, root, case, tmp_path):
     expected = case.build(root)
     assert run(f"prepare_{case.script}.py", "--root", str(root)).returncode == 0
-    loaders = OmegaConf.create(
-        dataloader(case, crop=64, has_masks=True), flags={"allow_objects": True}
-    )
+    loaders = dataloader(case, crop=64, has_masks=True)
     train = instantiate(loaders["train"].dataset)
     mapper = instantiate(loaders["train"].mapper)
     np.random.seed(0)

@@ -207,8 +207,7 @@ def build_train_loader(
         )
     if sampler is not None and repeat_thresh is not None:
         raise ValueError(f"repeat_thresh={repeat_thresh} is for the loader's own sampler: give one")
-    if seed is None:
-        seed = comm.shared_random_seed()
+    seed = comm.shared_random_seed() if seed is None else seed
     records = SharedRecords(dataset) if isinstance(dataset, list) else dataset
     return TrainLoader(
         _Samples(records, Tolerant(mapper, on_error), seed),

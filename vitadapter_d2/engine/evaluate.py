@@ -6,6 +6,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def write_results(results: Results, path: Path) -> None:
 
 
 def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and math.isfinite(value)
+    is_number = isinstance(value, Real) and math.isfinite(value)  # numpy's, too
     return float(value) if is_number else None
 
 

@@ -75,8 +75,7 @@ def do_train(cfg: DictConfig, resume: bool = False) -> Results:
     if is_sharded(model):
         shard_loaded_state(trainer.optimizer)
     classes = remembered_classes(cfg)
-    run = RunRecord(cfg)
-    parts: dict[str, Any] = {**classes, "trainer": trainer, "run": run}
+    parts: dict[str, Any] = {**classes, "trainer": trainer, "run": RunRecord(cfg)}
     parts |= {"ema": ema} if ema else {}
     checkpointer = Checkpointer(
         trainer.model,

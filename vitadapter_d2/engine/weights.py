@@ -1,5 +1,6 @@
 """The weights that a model predicts with."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ from torch import nn
 
 from vitadapter_d2.checkpoint.checkpointer import Checkpointer
 from vitadapter_d2.checkpoint.report import some
+from vitadapter_d2.engine.config.overrides import overrides_field
 from vitadapter_d2.engine.training.ema import AveragesTaker
+from vitadapter_d2.engine.training.saving import noted_checkpoint
 
 
 def trained_weights(cfg: DictConfig, weights: str | Path | None = None) -> str:
@@ -30,6 +33,25 @@ def trained_weights(cfg: DictConfig, weights: str | Path | None = None) -> str:
     raise ValueError(
         f"weights of a trained model are needed: train.init_checkpoint {found}{released}"
     )
+
+
+def place_evaluation(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Says where an evaluation's files go, and what it evaluates if nothing does, in place.
+
+    Files go to ``evaluation`` below ``train.output_dir``, so that a run's config, log and pictures
+    stay; to that folder itself if the command line names one that holds no run. Without weights
+    those of the run's newest checkpoint are taken.
+
+    Args:
+        cfg: a LazyConfig, overridden.
+        overrides: as on the command line.
+    """
+    output = Path(str(cfg.train.output_dir))  # values are checked later
+    newest = noted_checkpoint(output)
+    if newest or not overrides_field(overrides, "train.output_dir"):
+        cfg.train.output_dir = str(output / "evaluation")
+    if newest and not cfg.train.init_checkpoint:
+        cfg.train.init_checkpoint = str(newest)
 
 
 def load_trained(

@@ -78,6 +78,12 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
             self.period = period
 
 
+def noted_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run by its note, whether or not it is there; None: no note."""
+    note = folder / NOTE
+    return folder / note.read_text().strip() if note.is_file() else None
+
+
 def set_aside(folder: Path, others: Sequence[str] = ()) -> Path | None:
     """Moves what a run left into a folder of its own, before another one starts in its place.
 
